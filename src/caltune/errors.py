@@ -1,0 +1,11 @@
+"""The one error a user is meant to read: the command line prints it as one line and exits with status 2."""
+
+
+class InputError(ValueError):
+    """Input that breaks a rule. The message names the file or argument, the rule and the value received.
+
+    >>> raise InputError("data.jsonl:3: 'answer' must be an option index from 0 to 3, got 7")
+    Traceback (most recent call last):
+    ...
+    caltune.errors.InputError: data.jsonl:3: 'answer' must be an option index from 0 to 3, got 7
+    """
