@@ -1,0 +1,47 @@
+"""Numbers that say how good probabilities are, each with its uncertainty. numpy only."""
+
+from caltune.metrics.bootstrap import Interval, Statistic, bootstrap, mean_statistic, percentile_interval
+from caltune.metrics.classwise import classwise_ece, classwise_ece_statistic
+from caltune.metrics.discrimination import auroc, auroc_statistic, risk_coverage
+from caltune.metrics.ece import ReliabilityBins, chance_band, ece, ece_statistic, noise_floor, reliability_bins
+from caltune.metrics.paired import Comparison, Difference, compare
+from caltune.metrics.proper import (
+    accuracy,
+    brier,
+    brier_per_question,
+    mean_confidence,
+    nll,
+    nll_per_question,
+)
+from caltune.metrics.summary import DIRECTIONS, Summary, summarise
+
+__all__ = [
+    "DIRECTIONS",
+    "Comparison",
+    "Difference",
+    "Interval",
+    "ReliabilityBins",
+    "Statistic",
+    "Summary",
+    "accuracy",
+    "auroc",
+    "auroc_statistic",
+    "bootstrap",
+    "brier",
+    "brier_per_question",
+    "chance_band",
+    "classwise_ece",
+    "classwise_ece_statistic",
+    "compare",
+    "ece",
+    "ece_statistic",
+    "mean_confidence",
+    "mean_statistic",
+    "nll",
+    "nll_per_question",
+    "noise_floor",
+    "percentile_interval",
+    "reliability_bins",
+    "risk_coverage",
+    "summarise",
+]

@@ -1,0 +1,156 @@
+"""The scores file: option logits of one model on one set of questions, with where they came from, in Parquet."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from caltune.errors import InputError
+from caltune.types import OptionLogits
+
+if TYPE_CHECKING:
+    import pyarrow
+
+COLUMNS = ("id", "logits", "label", "group")
+# What the metadata of a complete file tells; none of it is needed to compute metrics, and more keys are welcome.
+METADATA_KEYS = ("model", "data", "split", "answers", "prompt_example", "versions", "seed")
+_KEY = b"caltune"
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreFile:
+    """`scores` and the `metadata` written with them: model, data, split, answers, prompt_example, versions, seed, …"""
+
+    scores: OptionLogits
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+def write_scores(path: str | Path, scores: OptionLogits, metadata: dict[str, Any]) -> None:
+    """Write `scores` as Parquet: `id` string, `logits` list<float32>, `label` int32, `group` string.
+
+    A row keeps its own number of options: -inf at its end is padding and is not written, -inf before a finite logit, or
+    at or before the label, is kept. `metadata` becomes JSON under the file's metadata key `caltune`. The file appears
+    whole or not at all.
+
+    Raises `InputError` for no questions, metadata that is not JSON, or a folder that cannot be written to.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = Path(path)
+    if not len(scores):
+        raise InputError(f"{path}: a scores file needs at least one question, got none")
+    try:
+        text = json.dumps(metadata, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: metadata must be plain JSON, got {error}") from error
+
+    width = scores.logits.shape[1]
+    last_finite = width - np.argmax(np.isfinite(scores.logits)[:, ::-1], axis=1)
+    lengths = np.maximum(last_finite, scores.labels + 1)
+    values = scores.logits[np.arange(width) < lengths[:, None]]
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    columns = [
+        pa.array(scores.ids, pa.string()),
+        pa.ListArray.from_arrays(pa.array(offsets), pa.array(values)),
+        pa.array(scores.labels),
+        pa.array(scores.groups, pa.string()),
+    ]
+    table = pa.table(columns, names=COLUMNS).replace_schema_metadata({_KEY: text.encode()})
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        pq.write_table(table, temporary, compression="zstd")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"{path}: the scores file cannot be written, {error}") from error
+    finally:  # also on KeyboardInterrupt; after the replace there is nothing left to remove
+        temporary.unlink(missing_ok=True)
+
+
+def read_scores(path: str | Path) -> ScoreFile:
+    """Read what `write_scores` wrote, or another program in the same columns; extra columns are ignored.
+
+    Strings, lists, floats and integers of other widths are accepted; a file without `caltune` metadata has metadata {}.
+
+    Raises `InputError` naming the file, the rule and what was found: no such file, not Parquet, no rows, a missing
+    column, a wrong type, an empty cell, metadata that is no JSON object, or scores that break a rule of `OptionLogits`.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file")
+    try:
+        with pq.ParquetFile(path) as file:
+            metadata = _metadata(path, (file.schema_arrow.metadata or {}).get(_KEY))
+            missing = [name for name in COLUMNS if name not in file.schema_arrow.names]
+            if missing:
+                raise InputError(
+                    f"{path}: a scores file needs the columns {', '.join(COLUMNS)}; {missing[0]!r} is missing, "
+                    f"got {', '.join(file.schema_arrow.names) or 'none'}"
+                )
+            table = file.read(columns=list(COLUMNS))
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path}: a scores file must be Parquet, got {str(error).splitlines()[0]}") from error
+    if not len(table):
+        raise InputError(f"{path}: a scores file needs at least one row, got none")
+    for name in COLUMNS:
+        _check_column(path, name, table.column(name))
+
+    lists = table.column("logits").cast(pa.large_list(pa.float32())).combine_chunks()
+    lists = lists.chunk(0) if isinstance(lists, pa.ChunkedArray) else lists
+    values = lists.flatten()
+    lengths = np.diff(lists.offsets.to_numpy())
+    try:
+        if values.null_count:
+            raise InputError("'logits' must have no empty values, got a null inside a list")
+        labels = table.column("label").to_numpy()
+        width = int(max(lengths.max(), labels.max() + 1))
+        logits = np.full((len(table), width), -np.inf, dtype=np.float32)
+        logits[np.arange(width) < lengths[:, None]] = values.to_numpy()
+        scores = OptionLogits(
+            ids=tuple(table.column("id").to_pylist()),
+            logits=logits,
+            labels=labels,
+            groups=tuple(table.column("group").to_pylist()),
+        )
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    return ScoreFile(scores, metadata)
+
+
+def _metadata(path: Path, raw: bytes | None) -> dict[str, Any]:
+    if raw is None:
+        return {}
+    try:
+        found = json.loads(raw)
+    except ValueError as error:
+        raise InputError(f"{path}: the 'caltune' metadata must be JSON, got {raw[:80]!r}") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: the 'caltune' metadata must be a JSON object, got {raw[:80]!r}")
+    return found
+
+
+def _check_column(path: Path, name: str, column: pyarrow.ChunkedArray) -> None:
+    import pyarrow as pa
+
+    kind = column.type
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    fits, wanted = {
+        "id": (is_text, "string"),
+        "logits": (is_list and pa.types.is_floating(kind.value_type), "list<float32>"),
+        "label": (pa.types.is_signed_integer(kind), "int32"),
+        "group": (is_text, "string"),
+    }[name]
+    if not fits:
+        raise InputError(f"{path}: column {name!r} must be {wanted}, got {kind}")
+    if column.null_count:
+        row = column.is_null().to_pylist().index(True)
+        raise InputError(f"{path}: column {name!r} must have no empty cells, got one in row {row + 1} of {len(column)}")

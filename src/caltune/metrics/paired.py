@@ -1,0 +1,131 @@
+"""Two sets of scores on the same questions: which is better, and could it be chance?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from caltune.errors import InputError
+from caltune.metrics.bootstrap import Interval, bootstrap, finite_or_none, percentile_interval
+from caltune.metrics.summary import DIRECTIONS, all_metrics, metric_values
+from caltune.types import FloatArray, OptionLogits
+
+Verdict = Literal["better", "worse", "higher", "lower", "no clear difference"]
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One metric of a and of b, the interval of `difference` = b − a, and the two-sided bootstrap `p_value`.
+
+    `verdict` speaks of b: `better` or `worse` where p_value < 0.05, else `no clear difference`. Metrics for which
+    neither way is good say `higher` or `lower` instead.
+    """
+
+    value_a: float
+    value_b: float
+    difference: Interval
+    p_value: float
+    verdict: Verdict
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dict for JSON; a number that is not finite becomes None."""
+        return {
+            "value_a": finite_or_none(self.value_a),
+            "value_b": finite_or_none(self.value_b),
+            "difference": self.difference.to_json(),
+            "p_value": finite_or_none(self.p_value),
+            "verdict": self.verdict,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The `Difference` of each name in `DIRECTIONS` over `n` shared questions."""
+
+    n: int
+    metrics: dict[str, Difference]
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dict for JSON; a number that is not finite becomes None."""
+        return {"n": self.n, "metrics": {name: found.to_json() for name, found in self.metrics.items()}}
+
+
+def compare(a: OptionLogits, b: OptionLogits, *, draws: int = 1000, seed: int = 0) -> Comparison:
+    """Every metric of b minus that of a, with a paired bootstrap: both are seen on the same resampled questions.
+
+    Rows are matched by id and may come in any order. The p-value is twice the smaller share of resampled differences on
+    either side of 0, at most 1, counting one more draw so that it is never 0: 2 (1 + #) / (1 + draws).
+
+    Raises `InputError` when the ids or the labels differ, a label is unknown, or there are no questions.
+
+    >>> a = OptionLogits(ids=("p", "q"), logits=[[1.0, 0.0], [0.0, 2.0]], labels=[0, 0])
+    >>> same = compare(a, a.take([1, 0]), draws=50).metrics["nll"]
+    >>> same.difference, same.p_value, same.verdict
+    (Interval(value=0.0, low=0.0, high=0.0), 1.0, 'no clear difference')
+    """
+    b = _align(a, b)
+    metric_a, metric_b = all_metrics(a), all_metrics(b)
+    values_a, values_b = metric_values(metric_a, len(a)), metric_values(metric_b, len(a))
+    replicates = bootstrap(lambda counts: _minus(metric_b(counts), metric_a(counts)), len(a), draws=draws, seed=seed)
+    values = _minus(values_b, values_a)
+    metrics = {}
+    for i, (name, direction) in enumerate(DIRECTIONS.items()):
+        p_value = _p_value(replicates[:, i]) if np.isfinite(values[i]) else float("nan")
+        metrics[name] = Difference(
+            value_a=float(values_a[i]),
+            value_b=float(values_b[i]),
+            difference=percentile_interval(float(values[i]), replicates[:, i]),
+            p_value=p_value,
+            verdict=_verdict(float(values[i]), p_value, direction),
+        )
+    return Comparison(n=len(a), metrics=metrics)
+
+
+def _align(a: OptionLogits, b: OptionLogits) -> OptionLogits:
+    row_of = {name: row for row, name in enumerate(b.ids)}
+    only_a = [name for name in a.ids if name not in row_of]
+    known = set(a.ids)
+    only_b = [name for name in b.ids if name not in known]
+    if only_a or only_b:
+        first, where = (only_a[0], "first") if only_a else (only_b[0], "second")
+        raise InputError(
+            f"a comparison needs the same questions on both sides, got {len(only_a)} only in the first and "
+            f"{len(only_b)} only in the second; id {first!r} is only in the {where}"
+        )
+    b = b.take([row_of[name] for name in a.ids])
+    differs = np.flatnonzero(a.labels != b.labels)
+    if len(differs):
+        row = differs[0]
+        raise InputError(
+            f"a comparison needs the same labels on both sides, got {len(differs)} that differ, "
+            f"first id {a.ids[row]!r}: {a.labels[row]} and {b.labels[row]}"
+        )
+    return b
+
+
+def _minus(b: FloatArray, a: FloatArray) -> FloatArray:
+    with np.errstate(invalid="ignore"):  # inf − inf is nan: undefined, and says so
+        difference = b - a
+    # Rounding is no difference, however steadily it leans one way.
+    difference[np.abs(difference) < _ROUNDING] = 0.0
+    return difference
+
+
+def _p_value(replicates: FloatArray) -> float:
+    defined = replicates[~np.isnan(replicates)]
+    if not len(defined):
+        return float("nan")
+    tail = int(min(np.count_nonzero(defined <= 0), np.count_nonzero(defined >= 0)))
+    return min(1.0, 2 * (1 + tail) / (1 + len(defined)))
+
+
+def _verdict(value: float, p_value: float, direction: Literal["higher", "lower", "neither"]) -> Verdict:
+    if not p_value < 0.05 or value == 0:
+        return "no clear difference"
+    way: Literal["higher", "lower"] = "higher" if value > 0 else "lower"
+    if direction == "neither":
+        return way
+    return "better" if way == direction else "worse"

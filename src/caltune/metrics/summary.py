@@ -1,0 +1,107 @@
+"""Every metric of one set of scores, each with its interval."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from caltune.errors import InputError
+from caltune.metrics.bootstrap import (
+    Interval,
+    Statistic,
+    bootstrap,
+    finite_or_none,
+    mean_statistic,
+    percentile_interval,
+)
+from caltune.metrics.classwise import classwise_ece_statistic
+from caltune.metrics.discrimination import auroc_statistic
+from caltune.metrics.ece import ece_statistic, noise_floor
+from caltune.metrics.proper import brier_per_question, nll_per_question
+from caltune.types import FloatArray, OptionLogits
+
+# Which way is good. Confidence by itself is neither, and overconfidence is best at 0.
+DIRECTIONS: dict[str, Literal["higher", "lower", "neither"]] = {
+    "accuracy": "higher",
+    "confidence": "neither",
+    "overconfidence": "neither",
+    "ece": "lower",
+    "ece_mass": "lower",
+    "classwise_ece": "lower",
+    "brier": "lower",
+    "nll": "lower",
+    "auroc": "higher",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """`n` questions, an `Interval` for each name in `DIRECTIONS`, and the noise floors of the two ECEs."""
+
+    n: int
+    metrics: dict[str, Interval]
+    noise_floor: float
+    noise_floor_mass: float
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dict for JSON; a number that is not finite becomes None."""
+        return {
+            "n": self.n,
+            "metrics": {name: interval.to_json() for name, interval in self.metrics.items()},
+            "noise_floor": finite_or_none(self.noise_floor),
+            "noise_floor_mass": finite_or_none(self.noise_floor_mass),
+        }
+
+
+def summarise(scores: OptionLogits, *, draws: int = 1000, seed: int = 0) -> Summary:
+    """All metrics with 95 % percentile bootstrap intervals over questions; the ECEs use 15 bins.
+
+    overconfidence is mean confidence − accuracy: above 0 the model claims more than it knows.
+
+    Raises `InputError` for no questions, an unknown label or fewer than one draw.
+
+    >>> scores = OptionLogits(ids=("a", "b"), logits=[[2.0, 2.0], [1.0, 1.0]], labels=[0, 1])
+    >>> found = summarise(scores, draws=100)
+    >>> found.n, found.metrics["accuracy"], found.metrics["brier"]
+    (2, Interval(value=0.5, low=0.0, high=1.0), Interval(value=0.5, low=0.5, high=0.5))
+    """
+    predictions = scores.decide()
+    statistic = all_metrics(scores)
+    values = metric_values(statistic, len(scores))
+    replicates = bootstrap(statistic, len(scores), draws=draws, seed=seed)
+    return Summary(
+        n=len(scores),
+        metrics={name: percentile_interval(float(values[i]), replicates[:, i]) for i, name in enumerate(DIRECTIONS)},
+        noise_floor=noise_floor(predictions, draws=draws, seed=seed),
+        noise_floor_mass=noise_floor(predictions, binning="mass", draws=draws, seed=seed),
+    )
+
+
+def all_metrics(scores: OptionLogits) -> Statistic:
+    """Every metric in the order of `DIRECTIONS` for resampled questions: counts (D, N) to (D, metrics).
+
+    Raises `InputError` for no questions or an unknown label.
+    """
+    if not len(scores):
+        raise InputError("metrics need at least one question, got none")
+    predictions = scores.decide()
+    statistics: dict[str, Statistic] = {
+        "accuracy": mean_statistic(predictions.correct),
+        "confidence": mean_statistic(predictions.confidence),
+        "overconfidence": mean_statistic(predictions.confidence - predictions.correct),
+        "ece": ece_statistic(predictions),
+        "ece_mass": ece_statistic(predictions, binning="mass"),
+        "classwise_ece": classwise_ece_statistic(scores),
+        "brier": mean_statistic(brier_per_question(scores)),
+        "nll": mean_statistic(nll_per_question(scores)),
+        "auroc": auroc_statistic(predictions),
+    }
+    return lambda counts: np.stack([statistics[name](counts) for name in DIRECTIONS], axis=1)
+
+
+def metric_values(statistic: Statistic, size: int) -> FloatArray:
+    """The statistic of the questions as they are, each once."""
+    result: FloatArray = statistic(np.ones((1, size)))[0]
+    return result
