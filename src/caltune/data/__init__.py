@@ -59,7 +59,7 @@ def load_questions(
     rows: Rows
     if path.is_file():
         rows, choice = read_rows(path), choose_file_split(split, name)
-    elif path.is_dir():
+    elif name and path.is_dir():
         rows, choice = _open_folder(path, split, {})
     elif name in PRESETS:
         rows, choice, own_fields = _open_preset(name, split)
@@ -87,11 +87,13 @@ def _open_folder(folder: Path, split: str | None, names: Mapping[str, str]) -> t
     return chain.from_iterable(map(read_rows, files[own])), choice
 
 
-def _open_hub(hub_id: str, config: str | None, split: str | None, names: Mapping[str, str]) -> tuple[Rows, SplitChoice]:
+def _open_hub(
+    hub_id: str, config: str | None, split: str | None, names: Mapping[str, str], left_out: tuple[str, ...] = ()
+) -> tuple[Rows, SplitChoice]:
     shown = f"{hub_id}:{config}" if config else hub_id
     loaded = load_hub(hub_id, config)
     own, choice = _choose(list(loaded), split, shown, names)
-    return hub_rows(loaded[own], f"{shown}:{own}"), choice
+    return hub_rows(loaded[own], f"{shown}:{own}", left_out), choice
 
 
 def _open_preset(name: str, split: str | None) -> tuple[Rows, SplitChoice, Mapping[str, str]]:
@@ -99,7 +101,7 @@ def _open_preset(name: str, split: str | None) -> tuple[Rows, SplitChoice, Mappi
     folder = local_folder(name)
     if folder is not None:
         return *_open_folder(folder, split, preset.local_splits or preset.splits), {}
-    return *_open_hub(preset.hub_id, preset.config, split, preset.splits), preset.fields
+    return *_open_hub(preset.hub_id, preset.config, split, preset.splits, preset.left_out), preset.fields
 
 
 def _choose(own: list[str], split: str | None, source: str, names: Mapping[str, str]) -> tuple[str, SplitChoice]:

@@ -276,8 +276,12 @@ def _read_answer(value: Any, options: _Options, kind: str) -> int:
         meanings = ", ".join(f"as {name} option {position + 1}" for name, position in readings.items())
         raise InputError(f"the answer must mean one option (say which with answer_is), got {value!r}: {meanings}")
     if not readings:
-        wanted = f"as {kind}" if kind else f"an index from 0 to {len(texts) - 1}, a letter or an option's text"
-        wanted += f", the labels are {', '.join(labels)}" if labels else f", there are {len(texts)} options"
+        if kind:
+            wanted = f"given as {kind}, there are {len(texts)}"
+        elif labels:
+            wanted = f"a label among {', '.join(labels)}, or an option's text"
+        else:
+            wanted = f"an index from 0 to {len(texts) - 1}, a letter or an option's text"
         raise InputError(f"the answer must be one of the options ({wanted}), got {_short(value)}")
     return next(iter(readings.values()))
 

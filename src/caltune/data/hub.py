@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,20 +28,21 @@ VALIDATION_IS_TEST = {"train": "train", "test": "validation"}
 class Preset:
     """A known data set: where it is, our split names for its splits, and the mapping of its columns.
 
-    `folder` and `local_splits` say the same of the local copy, where it differs.
+    `left_out` are columns that are not read, `folder` and `local_splits` say where a local copy differs.
     """
 
     hub_id: str
     config: str | None
     splits: Mapping[str, str]
     fields: Mapping[str, str]
+    left_out: tuple[str, ...] = ()
     folder: str = ""
     local_splits: Mapping[str, str] = field(default_factory=dict)
 
 
 _ARC = {"id": "id", "question": "question", "options": "choices", "answer": "answerKey"}
 _WINOGRANDE = {"question": "sentence", "options": "option1,option2", "answer": "answer", "answer_is": "number"}
-_OPEN = {"question": "question", "options": "", "accepted": "answer", "context": ""}
+_OPEN = {"question": "question", "options": "", "accepted": "answer"}
 
 PRESETS: dict[str, Preset] = {
     "arc-easy": Preset("allenai/ai2_arc", "ARC-Easy", OWN_SPLITS, _ARC),
@@ -86,7 +87,14 @@ PRESETS: dict[str, Preset] = {
             "group": "subject_name",
         },
     ),
-    "hotpotqa": Preset("hotpotqa/hotpot_qa", "distractor", VALIDATION_IS_TEST, {"id": "id", **_OPEN}),
+    # Its ten paragraphs a question are left out: they would be most of the time it takes to load.
+    "hotpotqa": Preset(
+        "hotpotqa/hotpot_qa",
+        "distractor",
+        VALIDATION_IS_TEST,
+        {"id": "id", **_OPEN},
+        left_out=("context", "supporting_facts"),
+    ),
     "nq-open": Preset("google-research-datasets/nq_open", None, VALIDATION_IS_TEST, _OPEN),
 }
 
@@ -122,7 +130,8 @@ def load_hub(hub_id: str, config: str | None = None) -> dict[str, Any]:
     return dict(loaded)
 
 
-def hub_rows(rows: Any, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of one loaded split as (place, row), numbered from 1."""
+def hub_rows(rows: Any, place: str, left_out: Collection[str] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of one loaded split (a `datasets.Dataset`) as (place, row), numbered from 1, without some columns."""
+    rows = rows.remove_columns([name for name in rows.column_names if name in left_out])
     for number, row in enumerate(rows, 1):
         yield f"{place}:row {number}", row
