@@ -111,9 +111,15 @@ def read_scores(path: str | Path) -> ScoreFile:
         if values.null_count:
             raise InputError("'logits' must have no empty values, got a null inside a list")
         labels = table.column("label").to_numpy()
-        width = int(max(lengths.max(), labels.max() + 1))
-        logits = np.full((len(table), width), -np.inf, dtype=np.float32)
-        logits[np.arange(width) < lengths[:, None]] = values.to_numpy()
+        outside = np.flatnonzero(labels >= lengths)
+        if len(outside):
+            row = outside[0]
+            raise InputError(
+                f"a label must be -1 (unknown) or an option index below {lengths[row]}, the number of logits of its row; "
+                f"got {labels[row]} in row {row + 1} of {len(table)}"
+            )
+        logits = np.full((len(table), lengths.max()), -np.inf, dtype=np.float32)
+        logits[np.arange(lengths.max()) < lengths[:, None]] = values.to_numpy()
         scores = OptionLogits(
             ids=tuple(table.column("id").to_pylist()),
             logits=logits,

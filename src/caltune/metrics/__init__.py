@@ -1,6 +1,13 @@
 """Numbers that say how good probabilities are, each with its uncertainty. numpy only."""
 
-from caltune.metrics.bootstrap import Interval, Statistic, bootstrap, mean_statistic, percentile_interval
+from caltune.metrics.bootstrap import (
+    Interval,
+    Statistic,
+    basic_interval,
+    bootstrap,
+    mean_statistic,
+    percentile_interval,
+)
 from caltune.metrics.classwise import classwise_ece, classwise_ece_statistic
 from caltune.metrics.discrimination import auroc, auroc_statistic, risk_coverage
 from caltune.metrics.ece import ReliabilityBins, chance_band, ece, ece_statistic, noise_floor, reliability_bins
@@ -13,6 +20,7 @@ from caltune.metrics.proper import (
     nll,
     nll_per_question,
 )
+from caltune.metrics.smooth import smooth_ece, smooth_ece_statistic
 from caltune.metrics.summary import DIRECTIONS, Summary, summarise
 
 __all__ = [
@@ -26,6 +34,7 @@ __all__ = [
     "accuracy",
     "auroc",
     "auroc_statistic",
+    "basic_interval",
     "bootstrap",
     "brier",
     "brier_per_question",
@@ -43,5 +52,7 @@ __all__ = [
     "percentile_interval",
     "reliability_bins",
     "risk_coverage",
+    "smooth_ece",
+    "smooth_ece_statistic",
     "summarise",
 ]

@@ -11,6 +11,7 @@ from caltune.errors import InputError
 from caltune.metrics.bootstrap import (
     Interval,
     Statistic,
+    basic_interval,
     bootstrap,
     finite_or_none,
     mean_statistic,
@@ -20,6 +21,7 @@ from caltune.metrics.classwise import classwise_ece_statistic
 from caltune.metrics.discrimination import auroc_statistic
 from caltune.metrics.ece import ece_statistic, noise_floor
 from caltune.metrics.proper import brier_per_question, nll_per_question
+from caltune.metrics.smooth import smooth_ece_statistic
 from caltune.types import FloatArray, OptionLogits
 
 # Which way is good. Confidence by itself is neither, and overconfidence is best at 0.
@@ -30,10 +32,12 @@ DIRECTIONS: dict[str, Literal["higher", "lower", "neither"]] = {
     "ece": "lower",
     "ece_mass": "lower",
     "classwise_ece": "lower",
+    "smooth_ece": "lower",
     "brier": "lower",
     "nll": "lower",
     "auroc": "higher",
 }
+CALIBRATION_ERRORS = ("ece", "ece_mass", "classwise_ece", "smooth_ece")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +60,10 @@ class Summary:
 
 
 def summarise(scores: OptionLogits, *, draws: int = 1000, seed: int = 0) -> Summary:
-    """All metrics with 95 % percentile bootstrap intervals over questions; the ECEs use 15 bins.
+    """All metrics with 95 % bootstrap intervals over questions; the ECEs use 15 bins.
 
-    overconfidence is mean confidence − accuracy: above 0 the model claims more than it knows.
+    Intervals are `basic_interval` for calibration errors and `percentile_interval` for the rest. `overconfidence` is
+    mean confidence − accuracy: above 0 the model claims more than it knows.
 
     Raises `InputError` for no questions, an unknown label or fewer than one draw.
 
@@ -73,7 +78,12 @@ def summarise(scores: OptionLogits, *, draws: int = 1000, seed: int = 0) -> Summ
     replicates = bootstrap(statistic, len(scores), draws=draws, seed=seed)
     return Summary(
         n=len(scores),
-        metrics={name: percentile_interval(float(values[i]), replicates[:, i]) for i, name in enumerate(DIRECTIONS)},
+        metrics={
+            name: (basic_interval if name in CALIBRATION_ERRORS else percentile_interval)(
+                float(values[i]), replicates[:, i]
+            )
+            for i, name in enumerate(DIRECTIONS)
+        },
         noise_floor=noise_floor(predictions, draws=draws, seed=seed),
         noise_floor_mass=noise_floor(predictions, binning="mass", draws=draws, seed=seed),
     )
@@ -94,6 +104,7 @@ def all_metrics(scores: OptionLogits) -> Statistic:
         "ece": ece_statistic(predictions),
         "ece_mass": ece_statistic(predictions, binning="mass"),
         "classwise_ece": classwise_ece_statistic(scores),
+        "smooth_ece": smooth_ece_statistic(predictions),
         "brier": mean_statistic(brier_per_question(scores)),
         "nll": mean_statistic(nll_per_question(scores)),
         "auroc": auroc_statistic(predictions),

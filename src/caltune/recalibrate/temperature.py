@@ -114,6 +114,11 @@ def fit_temperature(scores: OptionLogits) -> Temperature:
     low, high = math.exp(-LOG_RANGE), math.exp(LOG_RANGE)
     at_high, _ = _slope(shifted, finite, of_label, high)
     at_low, _ = _slope(shifted, finite, of_label, low)
+    if at_low == 0 == at_high:
+        raise InputError(
+            f"no temperature has the lowest NLL: that of these {len(scores)} questions does not depend on T, since no "
+            "question has options with different logits"
+        )
     if at_high <= 0:
         raise InputError(
             f"no temperature above exp(-{LOG_RANGE:g}) has the lowest NLL: the NLL of these {len(scores)} questions "
