@@ -29,6 +29,7 @@ def answer_of(answer: Any, choices: Any, fields: dict[str, str] | None = None) -
 def test_question_column(name: str) -> None:
     row = {name: " Which? ", "choices": COLOURS, "id": "q"}
     assert question_reader()(row) == Question("q", "Which?", tuple(COLOURS), None)
+    assert question_reader()({**row, name.swapcase(): "The second spelling?"}).text == "Which?"
 
 
 @pytest.mark.parametrize("name", ["id", "qid", "doc_id", "_id", "idx", "question_id", "qID"])
@@ -103,8 +104,9 @@ def test_labels_that_are_digits() -> None:
     """ARC: '2' is the second option, and '4' of four is the last; 0 is no label and must not become an index."""
     choices = {"text": ["p", "q", "r", "s"], "label": ["1", "2", "3", "4"]}
     assert [answer_of(label, choices) for label in ("1", "2", "4", 3)] == [0, 1, 3, 2]
-    with pytest.raises(InputError, match=r"a label among 1, 2, 3, 4, .*, got 0"):
-        answer_of(0, choices)
+    for answer in (0, "B"):
+        with pytest.raises(InputError, match=f"a label among 1, 2, 3, 4, .*, got {answer!r}"):
+            answer_of(answer, choices)
 
 
 def test_labels_win_over_text_and_letter() -> None:

@@ -115,11 +115,11 @@ def test_rule_5_several_splits_are_never_joined() -> None:
 
 
 def test_overlap_by_id_and_by_content() -> None:
-    train = [question("1", "What  is\tH\u2082O?", ("Water", "Salt")), question("2", "Why?"), question("3", "Ｗｈｏ?")]
+    train = [question("1", "What  is\tH\u2082O?", ("Water", "Salt")), question("2", "Why?"), question("3", "Ｗｅｉß?")]
     test = [
         question("a", " what is h2o?", ("salt ", "WATER"), 1),  # NFKC makes the subscript a digit
         question("2", "Something else?"),
-        question("b", "who?", ("y", "x")),
+        question("b", "WEISS?", ("y", "x")),
         question("c", "Why?", ("x", "z")),  # another option: another question
         question("d", "Why?", ("x", "y", "z")),
     ]

@@ -17,8 +17,8 @@ What an answer means. `answer_is` in the mapping says it: "index" (from 0), "num
 Without it:
 1. Where options have labels (ARC's list, or columns named by letter) an answer equal to a label is that option. Labels
    that are digits are never mixed with indices.
-2. Otherwise it may be an option's exact text, an index from 0, or a letter; for columns numbered from 1 also that
-   number. A JSON or Parquet integer is never the text of an option that is a string.
+2. Otherwise it may be an exact text, an index from 0, or (without labels) a letter; for columns numbered from 1 also
+   that number. A JSON or Parquet integer is never the text of an option that is a string.
 3. When these point to different options, as the answer "1" of the options "1" and "2" does, the row is bad: guessing
    would make some labels wrong in silence.
 4. True and false choose between yes and no. A row without options whose answer is true, false, yes or no gets the

@@ -21,7 +21,9 @@ from caltune.errors import InputError
 Row = dict[str, Any] | InputError
 SUFFIXES = (".jsonl", ".ndjson", ".csv", ".parquet")
 # "train.jsonl.gz", or one of several pieces as in "train-00000-of-00002.parquet"
-SPLIT_FILE = re.compile(r"(?P<split>[^._].*?)(-\d{5}-of-(?P<pieces>\d{5}))?\.(jsonl|ndjson|csv|parquet)(\.gz)?")
+SPLIT_FILE = re.compile(
+    r"(?P<split>[^._].*?)(-(?P<piece>\d{5})-of-(?P<pieces>\d{5}))?\.(jsonl|ndjson|csv|parquet)(\.gz)?"
+)
 
 
 def is_data_file(name: str) -> bool:
@@ -70,16 +72,16 @@ def find_split_files(folder: Path) -> dict[str, list[Path]]:
     data file, a split has two files, or a piece is missing.
     """
     found: dict[str, list[Path]] = {}
-    pieces: dict[str, set[str]] = {}
+    pieces: dict[str, list[tuple[int, int]]] = {}
     for path in sorted(folder.iterdir()):
         match = SPLIT_FILE.fullmatch(path.name)
         if match and path.is_file():
             found.setdefault(match["split"], []).append(path)
-            pieces.setdefault(match["split"], set()).add(match["pieces"] or "00001")
+            pieces.setdefault(match["split"], []).append((int(match["piece"] or 0), int(match["pieces"] or 1)))
     if not found:
         raise InputError(f"{folder}: the folder must hold files named after splits, such as train.jsonl; got none")
     for split, paths in found.items():
-        if len(pieces[split]) > 1 or len(paths) != int(next(iter(pieces[split]))):
+        if sorted(pieces[split]) != [(number, len(paths)) for number in range(len(paths))]:
             names = ", ".join(path.name for path in paths)
             raise InputError(f"{folder}: split {split!r} must be one file, or all pieces of one; got {names}")
     return found
