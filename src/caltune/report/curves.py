@@ -122,13 +122,16 @@ def describe_course(course: Course) -> str:
     """What changed between the first and the last evaluation.
 
     >>> describe_course(Course((1, 2), (0.8, 0.805), (0.85, 0.95), (0.05, 0.15))).replace(chr(0xA0), " ")
-    'Accuracy 80.0 % → 80.5 %, mean confidence 85.0 % → 95.0 %, ECE 0.050 → 0.150.'
+    'Accuracy 80.0 → 80.5 %, confidence 85.0 → 95.0 %, ECE 0.050 → 0.150.'
     """
     words = (
-        f"Accuracy {percent(course.accuracy[0])} → {percent(course.accuracy[-1])}, "
-        f"mean confidence {percent(course.confidence[0])} → {percent(course.confidence[-1])}"
+        f"Accuracy {_from_to(course.accuracy, 100, 1)}\u00a0%, confidence {_from_to(course.confidence, 100, 1)}\u00a0%"
     )
-    return words + (f", ECE {number(course.ece[0])} → {number(course.ece[-1])}." if course.ece else ".")
+    return words + (f", ECE {_from_to(course.ece, 1, 3)}." if course.ece else ".")
+
+
+def _from_to(values: tuple[float, ...], factor: float, digits: int) -> str:
+    return f"{number(factor * values[0], digits)} → {number(factor * values[-1], digits)}".replace(" ", "\u00a0")
 
 
 def course_range(courses: Sequence[Course]) -> tuple[float, float]:
@@ -141,9 +144,9 @@ def course_range(courses: Sequence[Course]) -> tuple[float, float]:
 
 def draw_course(course: Course, *, name: str, identifier: str, y_range: tuple[float, float]) -> str:
     """Accuracy and mean confidence over the epochs, as an SVG element."""
-    frame = Frame(38, 22, 220, 150, (course.epochs[0], course.epochs[-1]), y_range)
+    frame = Frame(34, 22, 186, 140, (course.epochs[0], course.epochs[-1]), y_range)
     root = figure(
-        340, 212, title=f"Course of training of {name}", description=describe_course(course), identifier=identifier
+        300, 202, title=f"Course of training of {name}", description=describe_course(course), identifier=identifier
     )
     low, high = y_range
     step = 0.1 if high - low < 0.55 else 0.2
@@ -151,7 +154,7 @@ def draw_course(course: Course, *, name: str, identifier: str, y_range: tuple[fl
     for epoch in _epoch_ticks(course.epochs):
         add(root, "text", css="tick middle", text=f"{epoch:g}", x=frame.x(epoch), y=frame.bottom + 16)
     add(root, "text", css="axis", text="%", x=frame.left - 32, y=11)
-    add(root, "text", css="axis end", text="epoch", x=frame.right, y=206)
+    add(root, "text", css="axis end", text="epoch", x=frame.right, y=196)
     lines = ((course.confidence, "curve d0", "confidence"), (course.accuracy, "curve right", "accuracy"))
     labels = spread([frame.y(values[-1]) for values, _, _ in lines], gap=15, low=frame.top, high=frame.bottom)
     left = [(frame.x(e), frame.y(a)) for e, a in zip(course.epochs, course.accuracy, strict=True)]
@@ -163,7 +166,7 @@ def draw_course(course: Course, *, name: str, identifier: str, y_range: tuple[fl
         if len(points) <= 12:
             for x, y in points:
                 add(root, "circle", css="end", cx=x, cy=y, r=2.5)
-        add(root, "text", css="label", text=label, x=frame.right + 10, y=label_y + 4)
+        add(root, "text", css="label", text=label, x=frame.right + 8, y=label_y + 4)
     return render(root)
 
 

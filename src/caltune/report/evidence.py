@@ -43,7 +43,7 @@ def most_wrong(scores: OptionLogits, examples: object) -> list[Wrong]:
     >>> scores = OptionLogits(ids=("a", "b"), logits=[[2.0, 0.0], [3.0, 0.0]], labels=[1, 1])
     >>> stored = [{"id": "a", "question": "Where?", "options": ["here", "there"]}]
     >>> [(one.id, one.question, one.chosen, one.right) for one in most_wrong(scores, stored)]
-    [('b', '', 'A', 'B'), ('a', 'Where?', 'A  here', 'B  there')]
+    [('b', '', 'A', 'B'), ('a', 'Where?', 'A. here', 'B. there')]
     """
     probabilities = scores.probabilities()
     choice = probabilities.argmax(axis=1)
@@ -72,13 +72,15 @@ def most_wrong(scores: OptionLogits, examples: object) -> list[Wrong]:
 
 
 def _sure(value: float) -> str:
-    return "over\u00a099.9\u00a0%" if 0.9995 <= value < 1 else percent(value)
+    if 0.9995 <= value < 1:
+        return "over\u00a099.9\u00a0%"
+    return "under\u00a00.1\u00a0%" if 0 < value < 0.0005 else percent(value)
 
 
 def _option(place: int, options: object) -> str:
-    letter = chr(ord("A") + place) if place < 26 else f"{place + 1}."
+    letter = chr(ord("A") + place) if place < 26 else str(place + 1)
     if isinstance(options, Sequence) and not isinstance(options, str) and place < len(options):
-        return f"{letter}  {_plain(options[place])}"
+        return f"{letter}. {_plain(options[place])}"
     return letter
 
 

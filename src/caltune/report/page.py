@@ -26,10 +26,11 @@ _EQUATIONS = (
     ("ECE", "Σₘ (nₘ / N) · |accuracyₘ − confidenceₘ| over 15 bins m of c: equal width, or equal mass"),
     ("Noise floor", "the mean ECE when each answer is right with probability c: perfect calibration, N questions"),
     ("Classwise ECE", "(1 / K) Σₖ Σₘ (nₖₘ / Nₖ) · |frequencyₖₘ − mean pₖₘ| over the options k"),
-    ("Brier score", "(1 / N) Σᵢ Σₖ (pₖ − 1[k = y])²"),
-    ("NLL", "−(1 / N) Σᵢ log p_y"),
+    ("Brier score", "(1 / N) Σᵢ Σₖ (p(k) − 1[k = y])²"),
+    ("NLL", "−(1 / N) Σᵢ log p(y)"),
     ("AUROC", "P(c right > c wrong) + ½ P(c right = c wrong)"),
-    ("Intervals", "2.5 % and 97.5 % quantiles of 1,000 resamples of the questions; differences use the same resamples"),
+    ("Intervals", "bootstrap, 1,000 resamples of the questions: percentile; for calibration errors the basic interval"),
+    ("Differences", "both models on the same resamples"),
     ("Chance band", "where a bin’s accuracy lies in 95 of 100 cases if each answer is right with probability c"),
 )
 
@@ -91,21 +92,20 @@ def render_report(entries: Sequence[Entry], *, title: str = "caltune report", co
     models = []
     for i, entry in enumerate(entries):
         first, detail = describe(names[i], summaries[i], chances[i])
-        sentences = [first]
-        if i in comparisons:
-            sentences.append(describe_difference(names[i], names[0], comparisons[i]))
+        against = describe_difference(names[i], names[0], comparisons[i]) if i in comparisons else ""
         wrong = evidence.most_wrong(scores[i], entry.file.metadata.get("examples"))
         models.append(
             {
                 "index": i,
                 "name": names[i],
                 "css": curves.model_class(i),
-                "verdict": sentences,
+                "verdict": first,
+                "against": against,
                 "detail": detail,
                 "caption": _caption(summaries[i]),
                 "diagram": draw_diagram(diagrams[i], name=names[i], identifier=f"reliability-{i}"),
                 "bins": _bin_rows(diagrams[i]),
-                "shares": [percent(coverages[i].at(share)) for share in _SHARES],
+                "shares": [number(100 * coverages[i].at(share), 1) for share in _SHARES],
                 "wrong": wrong,
                 "wrong_caption": evidence.wrong_caption(scores[i], wrong),
                 "made": own[i],

@@ -47,6 +47,7 @@ _METRICS = {  # name: label, hint, factor, digits, unit
     "ece": ("ECE, equal width", "15 bins", 1, 3, ""),
     "ece_mass": ("ECE, equal mass", "15 bins", 1, 3, ""),
     "classwise_ece": ("Classwise ECE", "every option", 1, 3, ""),
+    "smooth_ece": ("Smooth ECE", "without bins", 1, 3, ""),
     "brier": ("Brier score", "squared error", 1, 3, ""),
     "nll": ("NLL", "log loss, nats", 1, 3, ""),
     "auroc": ("AUROC", "right against wrong", 1, 3, ""),
@@ -56,11 +57,8 @@ _METRICS = {  # name: label, hint, factor, digits, unit
 def numbers_table(names: Sequence[str], summaries: Sequence[Summary], comparable: Collection[int]) -> Table:
     """Every metric of every model; the best value among `comparable` models is marked where it differs from another."""
     rows = []
-    for metric in _METRICS:
-        label, hint, factor, digits, unit = _METRICS[metric]
-        found = [summary.metrics.get(metric, Interval(math.nan, math.nan, math.nan)) for summary in summaries]
-        if metric == "classwise_ece" and all(math.isnan(one.value) for one in found):
-            continue
+    for metric, (label, hint, factor, digits, unit) in _METRICS.items():
+        found = [summary.metrics[metric] for summary in summaries]
         cells = [Cell(_number(one.value, factor, digits, unit), _range(one, factor, digits)) for one in found]
         best = _best([one.value for one in found], DIRECTIONS[metric], comparable, round(factor * 10**digits))
         rows.append(Row(label, _hint(hint, metric), tuple(replace(c, best=i in best) for i, c in enumerate(cells))))
@@ -89,9 +87,9 @@ def differences_table(names: Sequence[str], comparisons: Mapping[int, Comparison
             clear = f"{found.verdict}" if found.verdict != "no clear difference" else ""
             value = found.difference.value
             sign = "+" if value > 0 and round(value * factor, digits) > 0 else ""
-            text = sign + _number(value, factor, digits, " points" if unit else "")
+            text = sign + _number(value, factor, digits, "")
             cells.append(Cell(text, " ".join([_range(found.difference, factor, digits), clear]).strip()))
-        rows.append(Row(label, _hint(hint, metric), tuple(cells)))
+        rows.append(Row(label, _hint(f"{hint}; points" if unit else hint, metric), tuple(cells)))
     return Table(
         "Differences", "Metric", tuple(names[i] for i in comparisons), tuple(comparisons), tuple(rows), css="changes"
     )

@@ -116,7 +116,8 @@ def describe_difference(name: str, baseline: str, found: Comparison) -> str:
     else:
         span = interval(change.difference.low, change.difference.high)
         words = f"{name} and {baseline} do not clearly differ in ECE ({_signed(change.difference.value)} {span})"
-    words += f", {_accuracy_words(right)}"
+    clear = change.verdict in ("better", "worse")
+    words += f", {_accuracy_words(right, '' if clear else f' {name}')}"
     if order.verdict in ("better", "worse"):
         how = "better" if order.verdict == "better" else "less well"
         span = interval(order.difference.low, order.difference.high)
@@ -124,13 +125,13 @@ def describe_difference(name: str, baseline: str, found: Comparison) -> str:
     return words + "."
 
 
-def _accuracy_words(right: Difference) -> str:
+def _accuracy_words(right: Difference, subject: str) -> str:
     gap = right.difference
     if gap.value == gap.low == gap.high == 0:
         return "at the same accuracy"
     if right.verdict in ("better", "worse"):
         more = "more" if right.verdict == "better" else "less"
-        return f"and is {number(100 * abs(gap.value), 1)}\u00a0points {more} accurate {_sides(right, 100, 1)}"
+        return f"and{subject} is {number(100 * abs(gap.value), 1)}\u00a0points {more} accurate {_sides(right, 100, 1)}"
     span = interval(gap.low, gap.high, 1, factor=100)
     return f"with no clear change in accuracy ({_signed(100 * gap.value, 1)}\u00a0points {span})"
 
