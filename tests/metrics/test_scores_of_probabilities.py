@@ -12,6 +12,7 @@ from caltune.metrics import (
     brier,
     brier_per_question,
     classwise_ece,
+    classwise_ece_statistic,
     ece,
     mean_confidence,
     nll,
@@ -50,7 +51,7 @@ def test_worst_and_best():
     assert brier(option_logits([[1000.0, 0.0]], [1])) == 2.0
     assert nll(option_logits([[1000.0, 0.0]], [1])) == 1000.0
     assert brier(option_logits([[1000.0, 0.0]], [0])) == 0.0
-    certain = nll(option_logits([[1000.0, 0.0]], [0]))
+    certain = nll_per_question(option_logits([[1000.0, 0.0]], [0]))[0]
     assert certain == 0.0
     assert math.copysign(1, certain) == 1.0  # not -0.0
     assert nll(option_logits([[1.0, -np.inf]], [1])) == math.inf
@@ -125,6 +126,12 @@ def test_classwise_counts_an_option_over_the_rows_that_have_it():
     assert classwise_ece(given) == pytest.approx(wanted)
     wider = option_logits(np.pad(given.logits, ((0, 0), (0, 2)), constant_values=-np.inf), given.labels)
     assert classwise_ece(wider) == pytest.approx(wanted)
+
+
+def test_classwise_resample_without_an_option_leaves_it_out():
+    # The second row alone: options 0 and 1 at ½, both off by ½; option 2 does not occur.
+    given = option_logits([[0.0, 0.0, 0.0], [0.0, 0.0, -np.inf]], [2, 0])
+    assert classwise_ece_statistic(given)(np.array([[0.0, 2.0]])).tolist() == [0.5]
 
 
 def test_classwise_is_the_mean_of_one_against_the_rest():

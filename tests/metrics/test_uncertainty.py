@@ -233,9 +233,11 @@ def test_comparison_of_equals_seldom_finds_a_difference():
 
 def test_rounding_is_no_difference():
     a = calibrated(100)
-    b = OptionLogits(ids=a.ids, logits=a.logits + np.float32(2**10), labels=a.labels)
-    exact = OptionLogits(ids=a.ids, logits=b.logits - np.float32(2**10), labels=a.labels)
-    assert all(each.verdict == "no clear difference" for each in compare(b, exact, draws=50).metrics.values())
+    surer = np.nextafter(a.logits, 2 * a.logits)  # every logit a last place larger: NLL moves steadily, by 1e-7
+    found = compare(a, OptionLogits(a.ids, surer, a.labels), draws=50).metrics
+    assert found["nll"].value_a != found["nll"].value_b
+    assert found["nll"].p_value == 1.0
+    assert {each.verdict for each in found.values()} == {"no clear difference"}
 
 
 def test_comparison_with_infinite_nll_is_undefined_and_json():

@@ -115,8 +115,8 @@ def read_scores(path: str | Path) -> ScoreFile:
         if len(outside):
             row = outside[0]
             raise InputError(
-                f"a label must be -1 (unknown) or an option index below {lengths[row]}, the number of logits of its row; "
-                f"got {labels[row]} in row {row + 1} of {len(table)}"
+                f"a label must be -1 (unknown) or an option index below {lengths[row]}, the number of logits of its "
+                f"row; got {labels[row]} in row {row + 1} of {len(table)}"
             )
         logits = np.full((len(table), lengths.max()), -np.inf, dtype=np.float32)
         logits[np.arange(lengths.max()) < lengths[:, None]] = values.to_numpy()

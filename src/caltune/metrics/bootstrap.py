@@ -14,7 +14,7 @@ from caltune.types import FloatArray
 
 # How often each of N questions occurs in each of D resamples, (D, N), to D values, or (D, metrics).
 Statistic = Callable[[FloatArray], FloatArray]
-_CHUNK = 2_000_000  # counts held at once
+_CHUNK = 100_000  # counts held at once: as many as a cache holds
 
 
 @dataclass(frozen=True, slots=True)

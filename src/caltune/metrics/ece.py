@@ -14,7 +14,7 @@ from caltune.metrics.bootstrap import Statistic, binned_sums
 from caltune.types import FloatArray, Predictions
 
 Binning = Literal["width", "mass"]
-_CHUNK = 2_000_000  # random numbers held at once while simulating
+_CHUNK = 100_000  # random numbers held at once while simulating
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +142,11 @@ def noise_floor(
     """
     if not len(predictions):
         return float("nan")
-    edges_and_index = _assign(predictions.confidence, bins, binning)
-    expected = np.bincount(edges_and_index[1], predictions.confidence, bins)
+    _, index = _assign(predictions.confidence, bins, binning)
+    expected = np.bincount(index, predictions.confidence, bins)
     errors = [
         np.abs(right - expected).sum(axis=1) / len(predictions)
-        for right in _calibrated_sums(predictions.confidence, edges_and_index[1], bins, draws, seed)
+        for right in _calibrated_sums(predictions.confidence, index, bins, draws, seed)
     ]
     return float(np.concatenate(errors).mean())
 

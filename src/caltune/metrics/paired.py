@@ -13,7 +13,7 @@ from caltune.metrics.summary import DIRECTIONS, all_metrics, metric_values
 from caltune.types import FloatArray, OptionLogits
 
 Verdict = Literal["better", "worse", "higher", "lower", "no clear difference"]
-_ROUNDING = 1e-9
+_ROUNDING = 1e-6  # what float32 logits cannot tell apart
 
 
 @dataclass(frozen=True, slots=True)
