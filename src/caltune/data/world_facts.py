@@ -144,6 +144,8 @@ def _ask(relation: Relation, table: Sequence[Row]) -> Iterator[tuple[str, Questi
         else:
             near = near_pools.get(_near_key(relation, row), [])
         never = set(row["spoken"].split("|")) if answer_column == "language" else set()
+        if relation["table"] == "airports":  # a city nearby may share the airport
+            never = {other[answer_column] for other in rows if other["country"] == row["country"]}
         count = min(relation["options"], len(pool))
         yield row["entity"], _question(question_id, name, wordings, shown, answer, near, pool, count, never)
 
@@ -214,13 +216,13 @@ def _question(
 ) -> Question:
     """Choose wording, distractors and the place of the answer by the hash of the id.
 
-    A third of the questions takes all distractors from `near` where it has enough, a third half of them, a third none.
+    A quarter of the questions takes all distractors from `near` where it has enough, a quarter half, the rest none.
     """
     seed, wording = divmod(_seed(question_id), len(wordings))
-    seed, level = divmod(seed, 3)
+    seed, level = divmod(seed, 4)
     seed, place = divmod(seed, count)
     wanted = count - 1
-    close = {0: wanted, 1: (wanted + 1) // 2, 2: 0}[level]
+    close = {0: wanted, 1: (wanted + 1) // 2}.get(level, 0)
     taken = [answer]
     barred = {_bones(text) for text in (answer, *never)}
     for source, number in ((near, close), (pool, wanted)):
