@@ -54,7 +54,7 @@ def percentile_interval(value: float, replicates: FloatArray, level: float = 0.9
     """The interval between the (1 − level) / 2 and (1 + level) / 2 quantiles of the `replicates` (D,) of a `value`.
 
     nan replicates (a resample with nothing wrong has no AUROC) are left out; a nan value keeps a nan interval.
-    For calibration errors use `basic_interval`. Efron and Tibshirani 1993, eq. 13.5.
+    For calibration errors use `basic_interval`. Efron and Tibshirani 1993, chapter 13.
 
     >>> percentile_interval(2.0, np.array([1.0, 2.0, 3.0, np.nan]), level=0.5)
     Interval(value=2.0, low=1.5, high=2.5)
@@ -75,7 +75,7 @@ def basic_interval(value: float, replicates: FloatArray, level: float = 0.95) ->
     [2 v − q_high, 2 v − q_low] for the quantiles q of `percentile_interval`, cut at 0 and widened to hold v.
     Noise adds to an ECE, and resampling adds it once more. Where a model was calibrated or nearly so, percentile
     intervals held the true ECE in 0 to 41 % of simulations and sometimes not even the value; these in 56 to 91 %. One
-    that excludes 0 is still no proof: compare with the noise floor. Davison and Hinkley 1997, eq. 5.6.
+    that excludes 0 is still no proof: compare with the noise floor. Davison and Hinkley 1997, section 5.2.
 
     >>> basic_interval(2.0, np.array([2.0, 3.0, 4.0]), level=0.5)
     Interval(value=2.0, low=0.5, high=2.0)

@@ -18,7 +18,7 @@ def classwise_ece(scores: OptionLogits, bins: int = 15) -> float:
 
     Raises `InputError` when a label is unknown or there is less than one bin.
 
-    Kull et al. 2019, eq. 5; CFT (Xiao et al. 2025).
+    Kull et al. 2019, classwise-ECE; as used by CFT (Xiao et al. 2025).
 
     Both options at 0.5, the first always right: both are off by 0.5.
 

@@ -58,7 +58,7 @@ def compare(a: OptionLogits, b: OptionLogits, *, draws: int = 1000, seed: int = 
 
     Rows are matched by id and may come in any order. The p-value is twice the smaller share of resampled differences on
     either side of 0, at most 1, counting one more draw so that it is never 0: 2 (1 + #) / (1 + draws).
-    In simulations at most 5 % of pairs with equal ECE were called different, and of two calibrated models none. When one
+    In simulations at most 5 % of pairs with equal ECE were called different, of two calibrated models none. When one
     side is nearly calibrated the interval of a calibration error leans towards no difference, since chance adds more to
     that side. Two nearly equal models can differ clearly by a trifle: read the size, not only the verdict.
 

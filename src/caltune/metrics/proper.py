@@ -28,7 +28,7 @@ def mean_confidence(predictions: Predictions) -> float:
 def brier(scores: OptionLogits) -> float:
     """Mean squared distance between the probabilities and the truth; lower is better, in [0, 2]. nan for no questions.
 
-    Brier = (1/N) Σ_i Σ_k (p_ik − 1[k = y_i])², over all options. Brier 1950, eq. 2.
+    Brier = (1/N) Σ_i Σ_k (p_ik − 1[k = y_i])², over all options. Brier 1950.
     Some tools score the top option only, or halve this for two options; this is the sum over options.
 
     Raises `InputError` when a label is unknown.

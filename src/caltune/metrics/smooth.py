@@ -19,7 +19,7 @@ def smooth_ece(predictions: Predictions) -> float:
     It has no bin edges to jump over, and like ECE it cannot see whether confidence tells right from wrong, and is above
     0 by chance. nan for no predictions. Computed on a grid of 257 points; good to about 0.001.
 
-    Błasiok and Nakkiran 2023 (arXiv 2309.12236), eq. 4 and 5.
+    Błasiok and Nakkiran 2023 (arXiv 2309.12236).
 
     Errors of one sign do not cancel, whatever the width: always wrong at 0.75 gives 0.75.
 
