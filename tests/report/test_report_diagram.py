@@ -116,7 +116,7 @@ def test_coverage_starts_at_twenty_questions_and_ends_at_the_accuracy() -> None:
     found = compute_coverage(predictions(confidence, [1.0] * 50 + [0.0] * 50))
     assert found.coverage[0] == pytest.approx(0.2)
     assert (found.at(0.5), found.at(1.0)) == (1.0, 0.5)
-    assert len(compute_coverage(predictions([0.9, 0.8], [1, 0])).coverage) == 1
+    assert compute_coverage(predictions([0.9, 0.8], [1, 0])).accuracy.tolist() == [1.0, 0.5]
 
 
 def test_coverage_curve_lies_where_the_numbers_say() -> None:

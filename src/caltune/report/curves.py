@@ -35,9 +35,9 @@ class Coverage:
 
 
 def compute_coverage(predictions: Predictions) -> Coverage:
-    """Accuracy of the surest answers, from the first twenty questions on (or from the first where there are fewer)."""
+    """Accuracy of the surest answers, from the first twenty questions on, or the first fifth where that is less."""
     coverage, accuracy = risk_coverage(predictions)
-    kept = coverage * len(predictions) >= min(FEWEST_QUESTIONS, len(predictions)) - 1e-6
+    kept = coverage * len(predictions) >= min(FEWEST_QUESTIONS, len(predictions) / 5) - 1e-6
     return Coverage(coverage[kept], accuracy[kept])
 
 

@@ -133,7 +133,7 @@ def render_report(entries: Sequence[Entry], *, title: str = "caltune report", co
         differences=differences_table(names, comparisons) if comparisons else None,
         baseline=names[0],
         coverage=curves.draw_coverage(list(zip(names, coverages, strict=True)), identifier="coverage"),
-        few=curves.FEWEST_QUESTIONS if max(len(one) for one in scores) > curves.FEWEST_QUESTIONS else 0,
+        few=curves.FEWEST_QUESTIONS if min(len(one) for one in scores) >= 5 * curves.FEWEST_QUESTIONS else 0,
         shares=[percent(share, 0) for share in _SHARES],
         courses=_courses(names, entries),
         shared=shared,
