@@ -173,7 +173,7 @@ def _plot(diagram: Diagram, path: str, title: str) -> None:
     from matplotlib.figure import Figure
 
     with rc_context({"svg.hashsalt": "caltune", "font.size": 10, "text.parse_math": False}):
-        drawing = Figure(figsize=(4.4, 5.2), layout="constrained")
+        drawing = Figure(figsize=(4.4, 5.3), layout="constrained")
         square, histogram = drawing.subplots(2, 1, sharex=True, height_ratios=(5, 1))
         left, width = diagram.edges[:-1], diagram.edges[1:] - diagram.edges[:-1]
         square.bar(
@@ -184,9 +184,8 @@ def _plot(diagram: Diagram, path: str, title: str) -> None:
             x, y = diagram.confidence[i], diagram.accuracy[i]
             square.plot([x, x], [x, y], color="#0072b2", linewidth=1)
             face = "#0072b2" if diagram.beyond_chance(i) else "white"
-            square.plot(x, y, "o", markersize=6, markeredgecolor="#0072b2", markerfacecolor=face)
+            square.plot(x, y, "o", markersize=6, markeredgecolor="#0072b2", markerfacecolor=face, clip_on=False)
         square.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy", title=title)
-        square.set_aspect("equal")
         histogram.bar(left, diagram.count, width * 0.9, align="edge", color="#9fc6de")
         histogram.axvline(diagram.mean_confidence, color="#222222", linewidth=1.2, label="mean confidence")
         histogram.axvline(diagram.mean_accuracy, color="#222222", linewidth=1.2, linestyle=":", label="accuracy")
