@@ -58,7 +58,7 @@ def entropy_penalty(option_logits: Tensor) -> Tensor:
     tensor([-0.6931])
     """
     logs = _finite(option_logits.log_softmax(-1), _present(option_logits))
-    return (logs.exp() * logs).masked_fill(~_present(option_logits), 0.0).sum(-1)
+    return (logs.exp() * logs).sum(-1)  # a missing option has log 0 here, so it adds exp(0) · 0
 
 
 def _present(option_logits: Tensor) -> Tensor:

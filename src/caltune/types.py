@@ -65,8 +65,8 @@ class OptionLogits:
     options is padded with -inf on the right. `labels` (N,) holds the index of the right option, -1 where unknown.
     `ids` are unique and travel with the numbers, so that nothing fitted meets its own test questions.
 
-    Raises `InputError` for shapes that disagree, repeated ids, NaN or +inf, a row without a finite logit, or a label that
-    points outside the options.
+    Raises `InputError` for shapes that disagree, repeated ids, NaN or +inf, a row without a finite logit, or a label
+    that points outside the options.
 
     >>> scores = OptionLogits(ids=("a", "b"), logits=[[7.0, 5.0, -np.inf], [2.0, 2.0, 3.0]], labels=[0, 1])
     >>> scores.probabilities().round(2).tolist()

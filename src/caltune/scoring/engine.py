@@ -22,24 +22,29 @@ Reduction = Literal["sum", "mean", "min"]
 
 def encode_questions(
     questions: Sequence[Question],
-    model: Any,
     tokenizer: Any,
     *,
     answers: Answers = "continuations",
     template: Template = "auto",
+    context: int | None = None,
 ) -> list[EncodedQuestion]:
-    """Tokenise questions for `answers` and check that they fit the model.
+    """Tokenise questions for `answers` and check that they fit a model's `context` (in tokens).
 
-    Raises `InputError` for a question longer than the model's context, and what the encoders raise.
+    Raises `InputError` for a question that does not fit, and what the encoders raise.
     """
     encoder = encode_letters if answers == "letters" else encode_continuations
     encoded = encoder(questions, tokenizer, template)
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     for question, item in zip(questions, encoded, strict=True):
         reach = len(item.prompt) + max(len(option) for option in item.options) - 1
         if context is not None and reach > context:
             raise InputError(f"question {question.id}: has {reach} tokens, the model's context holds {context}")
     return encoded
+
+
+def context_length(model: Any) -> int | None:
+    """Tokens a model can read at once, None where it does not say."""
+    length: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return length
 
 
 def score(
@@ -67,7 +72,7 @@ def score(
         raise InputError(f"batch_tokens must be at least 1, got {batch_tokens}")
     if not questions:
         raise InputError("there are no questions to score")
-    encoded = encode_questions(questions, model, tokenizer, answers=answers, template=template)
+    encoded = encode_questions(questions, tokenizer, answers=answers, template=template, context=context_length(model))
     return OptionLogits(
         ids=tuple(question.id for question in questions),
         logits=score_encoded(

@@ -1,8 +1,9 @@
 """Encoded questions -> one batch in which the options of a question share their prompt.
 
-A row is `prompt | option 1 | option 2 | …`. A token sees the prompt and its own option only (a block attention mask),
-and its position is the one it would have if its option stood alone behind the prompt. An option's last token is only
-ever predicted, never read, so it is left out: options of one token cost nothing but the prompt.
+A question is laid out as `prompt | option 1 | option 2 | …`. A token sees its own prompt and option only (a block
+attention mask), and its position is the one it would have if its option stood alone behind the prompt. An option's
+last token is only ever predicted, never read, so it is left out: options of one token cost nothing but the prompt.
+A row may hold several short questions, so that a batch of mixed lengths has little padding.
 """
 
 from __future__ import annotations
@@ -28,22 +29,23 @@ class EncodedQuestion:
 
     @property
     def length(self) -> int:
-        """Tokens in its row of a batch."""
+        """Tokens it takes in a batch."""
         return len(self.prompt) + sum(len(option) - 1 for option in self.options)
 
 
 @dataclass(frozen=True, slots=True)
 class PackedBatch:
-    """B questions with up to K options as tensors. P positions predict something, T tokens are predicted.
+    """B questions with up to K options as tensors in R rows. P positions predict something, T tokens are predicted.
 
-    `input_ids`, `position_ids`, `segments`: (B, L); segment 0 is the prompt, k + 1 option k, -1 padding.
-    `positions`: (P,) indices into the flattened (B * L) of the hidden states that predict an option's token.
-    `target_positions`, `target_tokens`, `target_options`: (T,) for each option token the index into `positions`, its
-    id, and `b * K + k`. `option_lengths`: (B, K) tokens in an option, 0 where there is none.
+    `input_ids`, `position_ids`, `owners`, `segments`: (R, L); owner b is a question, -1 padding; segment 0 is its
+    prompt, k + 1 its option k. `positions`: (P,) indices into the flattened (R * L) of the hidden states that predict
+    an option's token. `target_positions`, `target_tokens`, `target_options`: (T,) for each option token the index into
+    `positions`, its id, and `b * K + k`. `option_lengths`: (B, K) tokens in an option, 0 where there is none.
     """
 
     input_ids: Tensor
     position_ids: Tensor
+    owners: Tensor
     segments: Tensor
     positions: Tensor
     target_positions: Tensor
@@ -55,31 +57,42 @@ class PackedBatch:
         return replace(self, **{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
 
-def pack(questions: Sequence[EncodedQuestion], pad_id: int, *, options: int | None = None) -> PackedBatch:
-    """Lay questions out as one right-padded batch; `options` is K, by default the most that a question has."""
-    rows = [_lay_out(question) for question in questions]
-    length = max(question.length for question in questions)
+def pack(
+    questions: Sequence[EncodedQuestion], pad_id: int, *, options: int | None = None, row_tokens: int = 0
+) -> PackedBatch:
+    """Lay questions out as one right-padded batch; `options` is K, by default the most that a question has.
+
+    With `row_tokens` questions share rows of about that many tokens; by default each has a row of its own. Attention
+    costs the square of a row, so `row_tokens` should stay a few hundred.
+    """
     width = options or max(len(question.options) for question in questions)
-    input_ids = torch.full((len(rows), length), pad_id)
-    position_ids = torch.zeros((len(rows), length), dtype=torch.long)
-    segments = torch.full((len(rows), length), -1)
-    option_lengths = torch.zeros((len(rows), width), dtype=torch.long)
+    rows = _fill_rows([question.length for question in questions], row_tokens)
+    length = max(start + questions[b].length for b, (_, start) in enumerate(rows))
+    shape = (1 + max(row for row, _ in rows), length)
+    input_ids = torch.full(shape, pad_id)
+    position_ids = torch.zeros(shape, dtype=torch.long)
+    owners = torch.full(shape, -1)
+    segments = torch.zeros(shape, dtype=torch.long)
+    option_lengths = torch.zeros((len(questions), width), dtype=torch.long)
     positions: list[int] = []
     target_positions: list[int] = []
     target_tokens: list[int] = []
     target_options: list[int] = []
-    for b, (question, (ids, places, marks)) in enumerate(zip(questions, rows, strict=True)):
-        input_ids[b, : len(ids)] = torch.tensor(ids)
-        position_ids[b, : len(ids)] = torch.tensor(places)
-        segments[b, : len(ids)] = torch.tensor(marks)
+    for b, (question, (row, start)) in enumerate(zip(questions, rows, strict=True)):
+        ids, places, marks = _lay_out(question)
+        here = (row, slice(start, start + len(ids)))
+        input_ids[here] = torch.tensor(ids)
+        position_ids[here] = torch.tensor(places)
+        owners[here] = b
+        segments[here] = torch.tensor(marks)
         first = len(positions)  # the prompt's last token predicts the first token of every option
-        positions.append(b * length + len(question.prompt) - 1)
-        cursor = len(question.prompt)
+        cursor = row * length + start + len(question.prompt)
+        positions.append(cursor - 1)
         for k, option in enumerate(question.options):
             option_lengths[b, k] = len(option)
             for j, token in enumerate(option):
                 if j > 0:
-                    positions.append(b * length + cursor)
+                    positions.append(cursor)
                     cursor += 1
                 target_positions.append(first if j == 0 else len(positions) - 1)
                 target_tokens.append(token)
@@ -87,6 +100,7 @@ def pack(questions: Sequence[EncodedQuestion], pad_id: int, *, options: int | No
     return PackedBatch(
         input_ids=input_ids,
         position_ids=position_ids,
+        owners=owners,
         segments=segments,
         positions=torch.tensor(positions),
         target_positions=torch.tensor(target_positions),
@@ -94,6 +108,18 @@ def pack(questions: Sequence[EncodedQuestion], pad_id: int, *, options: int | No
         target_options=torch.tensor(target_options),
         option_lengths=option_lengths,
     )
+
+
+def _fill_rows(lengths: Sequence[int], row_tokens: int) -> list[tuple[int, int]]:
+    """Row and start of each question: as few rows as their tokens fill, longest first into the emptiest row."""
+    count = -(-sum(lengths) // row_tokens) if row_tokens else len(lengths)
+    used = [0] * min(count, len(lengths))
+    places = [(0, 0)] * len(lengths)
+    for b in sorted(range(len(lengths)), key=lambda b: -lengths[b]) if row_tokens else range(len(lengths)):
+        row = used.index(min(used))
+        places[b] = (row, used[row])
+        used[row] += lengths[b]
+    return places
 
 
 def _lay_out(question: EncodedQuestion) -> tuple[list[int], list[int], list[int]]:
@@ -106,19 +132,20 @@ def _lay_out(question: EncodedQuestion) -> tuple[list[int], list[int], list[int]
     return ids, places, marks
 
 
-def attention_mask(segments: Tensor, dtype: torch.dtype) -> Tensor | None:
-    """Additive mask (B, 1, L, L): a token sees earlier tokens of the prompt and of its own option.
+def attention_mask(batch: PackedBatch, dtype: torch.dtype) -> Tensor | None:
+    """Additive mask (R, 1, L, L): a token sees earlier tokens of its own prompt and of its own option.
 
-    None when every row is a plain prompt: with padding on the right, causal attention alone is exact, and faster.
+    None when every row is one plain prompt: with padding on the right, causal attention alone is exact, and faster.
     """
-    if int(segments.max()) <= 0:
+    owners, segments = batch.owners, batch.segments
+    if len(owners) == len(batch.option_lengths) and not segments.any():
         return None
-    length = segments.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
-    same = segments[:, None, :] == segments[:, :, None]
-    # Padding sees the prompt too: a row that sees nothing would be 0 / 0.
-    allowed = causal & (same | (segments[:, None, :] == 0))
-    mask = torch.zeros(allowed.shape, dtype=dtype, device=segments.device)
+    length = owners.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=owners.device).tril()
+    same_question = owners[:, None, :] == owners[:, :, None]
+    same_option = segments[:, None, :] == segments[:, :, None]
+    allowed = causal & same_question & (same_option | (segments[:, None, :] == 0))
+    mask = torch.zeros(allowed.shape, dtype=dtype, device=owners.device)
     return mask.masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]
 
 
@@ -146,11 +173,9 @@ def forward(model: Any, batch: PackedBatch, *, head_owner: Any = None) -> Tensor
     `head_owner` is the unwrapped model when `model` is wrapped by DDP or FSDP.
     """
     owner = model if head_owner is None else head_owner
-    mask = attention_mask(batch.segments, owner.dtype)
+    mask = attention_mask(batch, owner.dtype)
     with only_at(owner, batch.positions):
-        output = model(
-            input_ids=batch.input_ids, attention_mask=mask, position_ids=batch.position_ids, use_cache=False
-        )
+        output = model(input_ids=batch.input_ids, attention_mask=mask, position_ids=batch.position_ids, use_cache=False)
     logits: Tensor = output.logits[0]
     return logits
 

@@ -1,0 +1,322 @@
+"""Every method against plain fine-tuning and temperature scaling, on the real small model and `world-facts`.
+
+    python benchmarks/methods.py [--quick] [--output DIR]
+
+Each run is one fine-tuning of SmolLM2-135M-Instruct with LoRA on 500 questions, scored on 2,000 test questions. First
+the strength of each method is chosen: the least NLL on 500 calibration questions among a small grid, trained on 300
+other questions with another seed. Then 3 seeds of every method with its chosen strength; a seed picks the training
+questions, their order and the adapter's start. The test questions are the same throughout, and nothing is fitted or
+chosen on them. Detectors, held-out bins and temperatures are fitted on another 500 calibration questions.
+
+Scores are written to DIR as they come, and what is there is not done again. The table goes to standard output and, as
+JSON, to `benchmarks/results/methods.json` (with `--quick` into DIR only).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from caltune.data import load_questions
+from caltune.formats import ScoreFile, read_scores, write_scores
+from caltune.metrics import DIRECTIONS, nll, noise_floor
+from caltune.metrics.bootstrap import bootstrap, percentile_interval
+from caltune.metrics.summary import all_metrics, metric_values
+from caltune.recalibrate import fit_temperature
+from caltune.types import OptionLogits, Question
+
+SETTINGS = {
+    "model": "smollm2",
+    "template": "plain",
+    "train": 500,
+    "choose_train": 300,
+    "fit": 500,
+    "choose": 500,
+    "test": 2000,
+    "epochs": 3,
+    "batch": 16,
+    "learning_rate": 3e-4,
+    "lora_r": 32,
+    "lora_alpha": 64,
+    "seeds": [0, 1, 2],
+    "choose_seed": 100,
+}
+QUICK = {"train": 64, "choose_train": 48, "fit": 64, "choose": 64, "test": 200, "epochs": 1, "seeds": [0]}
+
+# Method -> (trainer, fixed settings, strengths to choose from).
+METHODS: dict[str, tuple[str, dict[str, Any], list[dict[str, Any]]]] = {
+    "sft": ("sft", {}, [{}]),
+    "rcft-train": (
+        "rcft",
+        {"bin_accuracy_source": "train"},
+        [{"calibration_weight": 1.0}, {"calibration_weight": 4.0}],
+    ),
+    "rcft-held-out": (
+        "rcft",
+        {"bin_accuracy_source": "held-out"},
+        [{"calibration_weight": 1.0}, {"calibration_weight": 4.0}],
+    ),
+    "cogcalib-label-smoothing": (
+        "cogcalib",
+        {"penalty": "label-smoothing"},
+        [{"smoothing": 0.1}, {"smoothing": 0.4}, {"smoothing": 0.8}],
+    ),
+    "cogcalib-margin": ("cogcalib", {"penalty": "margin"}, [{"margin": 1.0}, {"margin": 2.0}, {"margin": 4.0}]),
+    "cogcalib-entropy": (
+        "cogcalib",
+        {"penalty": "entropy"},
+        [{"penalty_weight": 0.3}, {"penalty_weight": 1.0}, {"penalty_weight": 2.0}],
+    ),
+}
+
+
+def pick(questions: list[Question], count: int, seed: int) -> list[Question]:
+    return random.Random(seed).sample(questions, min(count, len(questions)))
+
+
+def fine_tune(
+    settings: dict[str, Any],
+    method: str,
+    strength: dict[str, Any],
+    seed: int,
+    train: list[Question],
+    fit: list[Question],
+    folder: Path,
+) -> tuple[Any, Any]:
+    """A fresh model fine-tuned by one method, its adapter merged, and its tokenizer."""
+    from peft import LoraConfig
+
+    from caltune import methods
+    from caltune.models import load_model
+
+    kind, fixed, _ = METHODS[method]
+    trainer_class, config_class = {
+        "sft": (methods.SFTTrainer, methods.SFTConfig),
+        "rcft": (methods.RCFTTrainer, methods.RCFTConfig),
+        "cogcalib": (methods.CogCalibTrainer, methods.CogCalibConfig),
+    }[kind]
+    args = config_class(
+        output_dir=str(folder / "checkpoints"),
+        num_train_epochs=settings["epochs"],
+        per_device_train_batch_size=settings["batch"],
+        learning_rate=settings["learning_rate"],
+        template=settings["template"],
+        seed=seed,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+        activation_checkpointing=False,
+        dataloader_pin_memory=False,
+        **fixed,
+        **strength,
+    )
+    model, tokenizer = load_model(settings["model"])
+    trainer = trainer_class(
+        model,
+        args,
+        train_dataset=train,
+        calibration_dataset=None if kind == "sft" else fit,
+        processing_class=tokenizer,
+        peft_config=LoraConfig(
+            r=settings["lora_r"], lora_alpha=settings["lora_alpha"], target_modules="all-linear", task_type="CAUSAL_LM"
+        ),
+    )
+    trainer.train()
+    return trainer.model.merge_and_unload().eval(), tokenizer
+
+
+def score_into(
+    path: Path, settings: dict[str, Any], model: Any, tokenizer: Any, questions: list[Question], **metadata: Any
+) -> None:
+    from caltune.scoring import score
+
+    scores = score(model, tokenizer, questions, template=settings["template"])
+    write_scores(
+        path, scores, {"model": settings["model"], "data": "world-facts", "answers": "continuations", **metadata}
+    )
+
+
+def choose(settings: dict[str, Any], folder: Path, data: dict[str, list[Question]]) -> dict[str, dict[str, Any]]:
+    """The strength of each method with the least NLL on calibration questions that nothing else meets."""
+    chosen, tried = {}, {}
+    for method, (_, _, grid) in METHODS.items():
+        losses = []
+        for i, strength in enumerate(grid if len(grid) > 1 else []):
+            path = folder / f"choose-{method}-{i}.parquet"
+            if not path.exists():
+                start = time.perf_counter()
+                model, tokenizer = fine_tune(
+                    settings, method, strength, settings["choose_seed"], data["choose_train"], data["fit"], folder
+                )
+                score_into(path, settings, model, tokenizer, data["choose"], split="calibration", strength=strength)
+                report(path, start)
+            losses.append(nll(read_scores(path).scores))
+        best = int(np.argmin(losses)) if losses else 0
+        chosen[method] = grid[best]
+        tried[method] = [{**strength, "nll": loss} for strength, loss in zip(grid, losses, strict=False)]
+    return {"chosen": chosen, "tried": tried}
+
+
+def report(path: Path, start: float) -> None:
+    scores = read_scores(path).scores
+    decided = scores.decide()
+    print(
+        f"{path.stem}: accuracy {decided.correct.mean():.3f}, confidence {decided.confidence.mean():.3f}, "
+        f"NLL {nll(scores):.3f}, {time.perf_counter() - start:.0f} s",
+        flush=True,
+    )
+
+
+def measure(
+    settings: dict[str, Any], folder: Path, data: dict[str, list[Question]], strengths: dict[str, dict[str, Any]]
+) -> None:
+    """Score the test questions with every method and seed; also what temperature scaling is fitted on."""
+    from caltune.models import load_model
+
+    zero = folder / "zero-shot.parquet"
+    if not zero.exists():
+        start = time.perf_counter()
+        score_into(zero, settings, *load_model(settings["model"]), data["test"], split="test")
+        report(zero, start)
+    for seed in settings["seeds"]:
+        train = pick(data["train"], settings["train"], seed)
+        for method in METHODS:
+            path = folder / f"{method}-{seed}.parquet"
+            if path.exists():
+                continue
+            start = time.perf_counter()
+            model, tokenizer = fine_tune(settings, method, strengths[method], seed, train, data["fit"], folder)
+            if method == "sft":
+                fitted = folder / f"sft-{seed}-fit.parquet"
+                score_into(fitted, settings, model, tokenizer, data["fit"], split="calibration", seed=seed)
+            score_into(path, settings, model, tokenizer, data["test"], split="test", seed=seed, method=method)
+            report(path, start)
+
+
+def collect(settings: dict[str, Any], folder: Path) -> dict[str, list[OptionLogits]]:
+    """Test scores of each row of the table, one a seed; temperature is fitted on each seed's calibration scores."""
+
+    def read(name: str) -> ScoreFile:
+        return read_scores(folder / f"{name}.parquet")
+
+    rows = {"zero-shot": [read("zero-shot").scores]}
+    for method in METHODS:
+        rows[method] = [read(f"{method}-{seed}").scores for seed in settings["seeds"]]
+        if method == "sft":
+            rows["sft + temperature"] = [
+                fit_temperature(read(f"sft-{seed}-fit").scores)(read(f"sft-{seed}").scores)
+                for seed in settings["seeds"]
+            ]
+    return rows
+
+
+def table(rows: dict[str, list[OptionLogits]], draws: int = 1000) -> dict[str, Any]:
+    """Means over seeds with 95 % intervals over questions, and paired differences to the two baselines.
+
+    All seeds see the same resampled questions, so an interval speaks of other questions of this kind, and the spread
+    over seeds is given beside it.
+    """
+    count = len(rows["zero-shot"][0])
+    names = list(DIRECTIONS)
+    values, replicates, result = {}, {}, {}
+    for row, scores in rows.items():
+        statistics = [all_metrics(item) for item in scores]
+        per_seed = np.array([metric_values(statistic, count) for statistic in statistics])
+        values[row] = per_seed.mean(0)
+        replicates[row] = bootstrap(
+            lambda counts, used=statistics: np.mean([statistic(counts) for statistic in used], axis=0),
+            count,
+            draws=draws,
+        )
+        result[row] = {
+            "per_seed": {name: per_seed[:, i].tolist() for i, name in enumerate(names)},
+            "mean": {
+                name: percentile_interval(float(values[row][i]), replicates[row][:, i]).to_json()
+                for i, name in enumerate(names)
+            },
+            "noise_floor": float(np.mean([noise_floor(item.decide()) for item in scores])),
+        }
+    for row in rows:
+        for baseline in ("sft", "sft + temperature"):
+            difference = values[row] - values[baseline]
+            spread = replicates[row] - replicates[baseline]
+            result[row][f"minus {baseline}"] = {
+                name: percentile_interval(float(difference[i]), spread[:, i]).to_json() for i, name in enumerate(names)
+            }
+    return result
+
+
+def print_table(result: dict[str, Any]) -> None:
+    base = result["sft"]
+    print("\n| method | accuracy | NLL | Brier | ECE | ECE less floor | ECE / SFT's | less floor / SFT's |")
+    print("|---|---|---|---|---|---|---|---|")
+    for row, found in result.items():
+        mean, floor = found["mean"], found["noise_floor"]
+        above, base_above = mean["ece"]["value"] - floor, base["mean"]["ece"]["value"] - base["noise_floor"]
+        cells = [
+            f"{mean[m]['value']:.3f} [{mean[m]['low']:.3f}, {mean[m]['high']:.3f}]"
+            for m in ("accuracy", "nll", "brier", "ece")
+        ]
+        ratio = mean["ece"]["value"] / base["mean"]["ece"]["value"]
+        print(f"| {row} | {' | '.join(cells)} | {above:.3f} | {ratio:.2f} | {above / base_above:.2f} |")
+    for baseline in ("sft", "sft + temperature"):
+        print(f"\n| minus {baseline} | accuracy | NLL | Brier | ECE |\n|---|---|---|---|---|")
+        for row, found in result.items():
+            if row != baseline:
+                d = found[f"minus {baseline}"]
+                cells = [
+                    f"{d[m]['value']:+.3f} [{d[m]['low']:+.3f}, {d[m]['high']:+.3f}]"
+                    for m in ("accuracy", "nll", "brier", "ece")
+                ]
+                print(f"| {row} | {' | '.join(cells)} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a small version, under 10 minutes: a check, not evidence")
+    parser.add_argument(
+        "--output", type=Path, help="where scores are kept (default: benchmarks/output/methods[-quick])"
+    )
+    arguments = parser.parse_args()
+    here = Path(__file__).parent
+    folder = arguments.output or here / "output" / ("methods-quick" if arguments.quick else "methods")
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {**SETTINGS, **(QUICK if arguments.quick else {})}
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    calibration = pick(load_questions("world-facts", "calibration"), settings["fit"] + settings["choose"], 0)
+    data = {
+        "train": load_questions("world-facts", "train"),
+        "test": pick(load_questions("world-facts", "test"), settings["test"], 0),
+        "fit": calibration[: settings["fit"]],
+        "choose": calibration[settings["fit"] :],
+    }
+    data["choose_train"] = pick(data["train"], settings["choose_train"], settings["choose_seed"])
+    start = time.perf_counter()
+    strengths = choose(settings, folder, data)
+    print(json.dumps(strengths["chosen"]), flush=True)
+    measure(settings, folder, data, strengths["chosen"])
+    result = table(collect(settings, folder))
+    print_table(result)
+    document = {
+        "settings": settings,
+        "strengths": strengths,
+        "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}",
+        "seconds_this_run": round(time.perf_counter() - start),
+        "rows": result,
+    }
+    target = folder / "methods.json" if arguments.quick else here / "results" / "methods.json"
+    target.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

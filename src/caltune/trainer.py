@@ -1,0 +1,335 @@
+"""`CalibrationConfig` and `CalibrationTrainer`: TRL's `SFTTrainer` on questions with options. The only TRL-aware code.
+
+TRL 1.15 and later fuse the output head, so that its forward pass builds no logits; what a calibration term needs are
+the logits where an answer is predicted, and nothing else. So `compute_loss` is overridden, the model is called without
+labels, and a hook hands the output head only those positions (`caltune.scoring.packing`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import AutoTokenizer, TrainerCallback
+from trl import SFTConfig, SFTTrainer
+
+from caltune.errors import InputError
+from caltune.losses import cross_entropy_loss
+from caltune.metrics import accuracy, brier, ece, mean_confidence, nll
+from caltune.models import default_dtype, load_model
+from caltune.scoring.engine import context_length, encode_questions, score_encoded
+from caltune.scoring.packing import EncodedQuestion, PackedBatch, forward, option_logits, pack, token_log_probabilities
+from caltune.types import OptionLogits, Question
+
+BATCH_FIELDS = tuple(f.name for f in fields(PackedBatch))
+ROW_TOKENS = 512  # questions share rows of this length, so that mixed lengths leave little padding
+
+
+@dataclass
+class CalibrationConfig(SFTConfig):
+    """`SFTConfig` with what questions with options need; every other field means what it means in TRL.
+
+    `bf16` is left off where there is no accelerator: float32 is the faster one on a CPU.
+    """
+
+    answers: str = field(
+        default="continuations",
+        metadata={"help": "Score each option's text (continuations) or show the options and score letters (letters)."},
+    )
+    reduction: str = field(
+        default="sum", metadata={"help": "How an option's token log-probabilities become its logit: sum, mean or min."}
+    )
+    template: str = field(
+        default="auto", metadata={"help": "Prompt template: chat, plain, or auto (chat where the tokenizer has one)."}
+    )
+    answer_loss: str = field(
+        default="options",
+        metadata={
+            "help": "Learn the answer by cross-entropy over the question's options (options), or by the negative "
+            "log-likelihood of the answer's tokens over the whole vocabulary (tokens)."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        accelerator = torch.cuda.is_available() or (hasattr(torch, "xpu") and torch.xpu.is_available())
+        if self.bf16 is None and not accelerator:
+            self.bf16 = False
+        # Questions are tokenised here, not by TRL.
+        self.dataset_kwargs = {**(self.dataset_kwargs or {}), "skip_prepare_dataset": True}
+        super().__post_init__()
+        require("answers", self.answers, ("continuations", "letters"))
+        require("reduction", self.reduction, ("sum", "mean", "min"))
+        require("template", self.template, ("auto", "chat", "plain"))
+        require("answer_loss", self.answer_loss, ("options", "tokens"))
+
+
+def require(name: str, value: object, allowed: Sequence[object]) -> None:
+    """Raise `InputError` unless `value` is one of `allowed`."""
+    if value not in allowed:
+        raise InputError(f"{name} must be one of {', '.join(map(str, allowed))}, got {value!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerOutputs:
+    """One batch after the forward pass: what losses are made of.
+
+    `rows` (B,) index the training questions; `option_logits` (B, K); `labels` (B,); `answer_nll` (B,), the answer's
+    −log π(answer | prompt) summed over its tokens; `logits` (P, V) and `batch` for terms over the vocabulary.
+    """
+
+    rows: Tensor
+    option_logits: Tensor
+    labels: Tensor
+    answer_nll: Tensor
+    logits: Tensor
+    batch: PackedBatch
+
+    def answer_token_logits(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Vocabulary logits (A, V), token ids (A,) and batch row (A,) of the right answers' tokens."""
+        width = self.option_logits.shape[1]
+        owner = self.batch.target_options // width
+        chosen = self.batch.target_options % width == self.labels[owner]
+        return (
+            self.logits[self.batch.target_positions[chosen]].float(),
+            self.batch.target_tokens[chosen],
+            owner[chosen],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerCollator:
+    """Rows of tokenised questions -> a `PackedBatch` as a dict, which is what `Trainer` moves between devices."""
+
+    pad_id: int
+    options: int
+
+    def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        encoded = [_encoded(feature) for feature in features]
+        batch = pack(encoded, self.pad_id, options=self.options, row_tokens=ROW_TOKENS)
+        return {
+            **{name: getattr(batch, name) for name in BATCH_FIELDS},
+            "labels": torch.tensor([feature["label"] for feature in features]),
+            "rows": torch.tensor([feature["row"] for feature in features]),
+        }
+
+
+def _encoded(row: dict[str, Any]) -> EncodedQuestion:
+    return EncodedQuestion(prompt=tuple(row["prompt_ids"]), options=tuple(map(tuple, row["option_ids"])))
+
+
+class CalibrationTrainer(SFTTrainer):
+    """Fine-tune a language model to answer questions with options; methods add their calibration term to the loss.
+
+    As it stands it is plain supervised fine-tuning, which on in-domain questions is CFT (Xiao et al. 2025, eq. 5):
+    L = −log π(answer | prompt), by default normalised over the question's options.
+
+    `train_dataset`, `eval_dataset` and `calibration_dataset` are lists of `Question` with known answers.
+    `calibration_dataset` is what a method may fit on and never trains on. Evaluation logs `eval_accuracy`,
+    `eval_confidence`, `eval_ece`, `eval_brier` and `eval_nll`.
+
+    Raises `InputError` for a question without an answer, or one that stands in two of the three data sets
+    (`eval_dataset` and `calibration_dataset` may share).
+    """
+
+    _tag_names: ClassVar = ["trl", "caltune"]
+    _name = "Calibration-aware fine-tuning"
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model: Any,
+        args: CalibrationConfig | None = None,
+        train_dataset: Sequence[Question] = (),
+        eval_dataset: Sequence[Question] | None = None,
+        calibration_dataset: Sequence[Question] | None = None,
+        processing_class: Any = None,
+        compute_metrics: Callable[[Any], dict[str, float]] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        peft_config: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        args = args or CalibrationConfig("caltune-output")
+        if isinstance(model, str) and kwargs.get("quantization_config") is None:
+            # A frozen base may rest in half precision; weights that are trained may not.
+            dtype = default_dtype(args.device) if peft_config is not None else torch.float32
+            model, tokenizer = load_model(model, device=args.device, dtype=dtype, trainable_adapter=True)
+            processing_class = processing_class or tokenizer
+        elif isinstance(model, str):
+            processing_class = processing_class or AutoTokenizer.from_pretrained(model)
+        if processing_class is None:
+            raise InputError("processing_class must be given with a model that is already loaded, got None")
+        if not train_dataset:
+            raise InputError("train_dataset must hold at least one question, got none")
+        held_out = {q.id for data in (eval_dataset, calibration_dataset) for q in data or ()}
+        shared = [q.id for q in train_dataset if q.id in held_out]
+        if shared:
+            raise InputError(f"{len(shared)} training questions are also held out, the first is id {shared[0]!r}")
+        self._config = args
+        self._user_metrics = compute_metrics
+        self._tokenizer_and_context = (
+            processing_class,
+            None if isinstance(model, str) else context_length(model),
+        )
+        self._terms: dict[str, list[Tensor]] = {}
+        self.calibration_questions = list(calibration_dataset or ())
+        everything = [*train_dataset, *(eval_dataset or ()), *self.calibration_questions]
+        collator = AnswerCollator(processing_class.pad_token_id, max(len(q.options) for q in everything))
+        train_rows = self._tokenise(train_dataset)
+        eval_rows = self._tokenise(eval_dataset) if eval_dataset else None
+        self.calibration_rows = self._tokenise(self.calibration_questions)
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=collator,
+            train_dataset=train_rows,
+            eval_dataset=eval_rows,
+            processing_class=processing_class,
+            compute_metrics=self._option_metrics,
+            callbacks=[_EpochBegin(self), *(callbacks or [])],
+            peft_config=peft_config,
+            **kwargs,
+        )
+
+    # What a method overrides.
+
+    def question_losses(self, outputs: AnswerOutputs) -> Tensor:
+        """The loss of each question, (B,); the trainer takes the mean over all questions of an optimizer step."""
+        return self.answer_losses(outputs)
+
+    def refresh(self) -> None:
+        """Called before the first step and at each epoch's begin: fit here what depends on the present model."""
+
+    # What a method may use.
+
+    def answer_losses(self, outputs: AnswerOutputs) -> Tensor:
+        """Plain fine-tuning, (B,): the answer's cross-entropy among the options, or the NLL of its tokens."""
+        if self._config.answer_loss == "tokens":
+            return outputs.answer_nll
+        return cross_entropy_loss(outputs.option_logits, outputs.labels)
+
+    def present_logits(self, rows: Dataset) -> OptionLogits:
+        """Option logits of tokenised questions under the model as it is now; ids are row numbers."""
+        unwrapped = self.accelerator.unwrap_model(self.model)
+        with self.compute_loss_context_manager():
+            logits = score_encoded(
+                unwrapped,
+                [_encoded(row) for row in rows],
+                self.processing_class.pad_token_id,
+                reduction=self._config.reduction,
+            )
+        return OptionLogits(tuple(map(str, range(len(rows)))), logits, np.asarray(rows["label"]))
+
+    def record(self, name: str, values: Tensor) -> None:
+        """Add values to be logged as a mean; kept on the device, so that a step never waits for the host."""
+        self._terms.setdefault(name, []).append(values.detach().float().mean())
+
+    # TRL's machinery.
+
+    def _tokenise(self, questions: Sequence[Question]) -> Dataset:
+        unlabelled = [q.id for q in questions if q.answer is None]
+        if unlabelled:
+            raise InputError(f"{len(unlabelled)} questions have no answer, the first is id {unlabelled[0]!r}")
+        tokenizer, context = self._tokenizer_and_context
+        encoded = encode_questions(
+            questions,
+            tokenizer,
+            answers=self._config.answers,
+            template=self._config.template,
+            context=context,
+        )
+        return Dataset.from_dict(
+            {
+                "prompt_ids": [list(item.prompt) for item in encoded],
+                "option_ids": [[list(option) for option in item.options] for item in encoded],
+                "label": [q.answer for q in questions],
+                "row": list(range(len(encoded))),
+            }
+        )
+
+    def _set_signature_columns_if_needed(self) -> None:
+        # Without this, columns that are no argument of the model's forward are dropped silently.
+        self._signature_columns = ["prompt_ids", "option_ids", "label", "row"]
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> tuple[list[Any], Any]:
+        """Count questions, not tokens: the loss of an optimizer step is a mean over all its questions."""
+        samples = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
+        count = torch.tensor(sum(len(batch["labels"]) for batch in samples), device=device)
+        return samples, self.accelerator.gather(count).sum()
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """One forward pass; logits only where a token of an option is predicted."""
+        batch = PackedBatch(**{name: inputs[name] for name in BATCH_FIELDS})
+        logits = forward(model, batch, head_owner=self.accelerator.unwrap_model(model))
+        tokens = token_log_probabilities(logits, batch)
+        options = option_logits(tokens, batch, self._config.reduction)
+        sums = options if self._config.reduction == "sum" else option_logits(tokens, batch)
+        outputs = AnswerOutputs(
+            rows=inputs["rows"],
+            option_logits=options,
+            labels=inputs["labels"],
+            answer_nll=-sums.gather(-1, inputs["labels"][:, None])[:, 0],
+            logits=logits,
+            batch=batch,
+        )
+        if not model.training:
+            loss = self.answer_losses(outputs).mean()
+            return (loss, outputs) if return_outputs else loss
+        losses = self.question_losses(outputs)
+        count = len(losses) * self.accelerator.num_processes if num_items_in_batch is None else num_items_in_batch
+        # Gradients are averaged over processes, and the count is over all of them.
+        loss = losses.sum() * self.accelerator.num_processes / count
+        return (loss, outputs) if return_outputs else loss
+
+    def prediction_step(
+        self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Option logits in place of vocabulary logits."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
+        return loss.detach(), outputs.option_logits.float(), outputs.labels
+
+    def evaluate(self, eval_dataset: Any = None, **kwargs: Any) -> dict[str, float]:
+        """Evaluate on a list of `Question`, or on the data set given at the start."""
+        if eval_dataset is not None and not isinstance(eval_dataset, (Dataset, str)):
+            eval_dataset = self._tokenise(eval_dataset)
+        result: dict[str, float] = super().evaluate(eval_dataset=eval_dataset, **kwargs)
+        return result
+
+    def _option_metrics(self, prediction: Any) -> dict[str, float]:
+        ids = tuple(map(str, range(len(prediction.label_ids))))
+        scores = OptionLogits(ids, prediction.predictions, prediction.label_ids)
+        decided = scores.decide()
+        ours = {
+            "accuracy": accuracy(decided),
+            "confidence": mean_confidence(decided),
+            "ece": ece(decided),
+            "brier": brier(scores),
+            "nll": nll(scores),
+        }
+        return {**ours, **(self._user_metrics(prediction) if self._user_metrics else {})}
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the means of what was recorded since the last training log."""
+        if self.model.training:
+            logs.update({name: torch.stack(values).mean().item() for name, values in self._terms.items()})
+            self._terms.clear()
+        super().log(logs, start_time)
+
+    def _send_telemetry(self) -> None:
+        """TRL reports usage to its makers; caltune reports nothing to anyone."""
+
+
+class _EpochBegin(TrainerCallback):
+    def __init__(self, trainer: CalibrationTrainer) -> None:
+        self.trainer = trainer
+
+    def on_epoch_begin(self, *_: Any, **__: Any) -> None:
+        self.trainer.refresh()
