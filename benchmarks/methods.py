@@ -2,7 +2,7 @@
 
     python benchmarks/methods.py [--quick] [--output DIR]
 
-Each run is one fine-tuning of SmolLM2-135M-Instruct with LoRA on 500 questions, scored on 2,000 test questions. First
+Each run is one fine-tuning of SmolLM2-135M-Instruct with LoRA on 400 questions, scored on 2,000 test questions. First
 the strength of each method is chosen: the least NLL on 500 calibration questions among a small grid, trained on 300
 other questions with another seed. Then 3 seeds of every method with its chosen strength; a seed picks the training
 questions, their order and the adapter's start. The test questions are the same throughout, and nothing is fitted or
@@ -36,7 +36,7 @@ from caltune.types import OptionLogits, Question
 SETTINGS = {
     "model": "smollm2",
     "template": "plain",
-    "train": 500,
+    "train": 400,
     "choose_train": 300,
     "fit": 500,
     "choose": 500,
