@@ -42,30 +42,36 @@ def load_model(
     name = os.fspath(name_or_path)
     device = torch.device(device) if device is not None else default_device()
     dtype = dtype or default_dtype(device)
-    if Path(name).is_dir() and (Path(name) / "adapter_config.json").is_file():
+    if _is_adapter(name):
         return _load_adapter(name, device, dtype, trainable_adapter)
-    location = _smollm2_location() if name == SMOLLM2 else name
-    folder, gguf_file = location, None
-    if location.endswith(".gguf"):
-        if not Path(location).is_file():
-            raise InputError(f"model {name!r}: no such file")
-        folder, gguf_file = os.path.split(location)
-        folder = folder or "."
-    elif Path(location).exists() and not (Path(location) / "config.json").is_file():
-        raise InputError(f"model {name!r}: a model folder needs a config.json or an adapter_config.json, found neither")
-    options = {"gguf_file": gguf_file} if gguf_file else {}
+    folder, options = _locate(name)
+    tokenizer = load_tokenizer(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **options)
     except (OSError, ValueError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"model {name!r}: cannot be loaded: {reason}") from error
-    if gguf_file:
+        raise _cannot_load(name, error) from error
+    if options:
         _forget_quantization(model)
     # What an adapter's config names as its base, so that it can be found again.
     model.config._name_or_path = model.name_or_path = name
-    _require_padding(tokenizer, name)
     return model.to(device).eval(), tokenizer
+
+
+def load_tokenizer(name_or_path: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
+    """The tokenizer that `load_model` returns, without the model; it always has a padding token."""
+    name = os.fspath(name_or_path)
+    if _is_adapter(name) and not (Path(name) / "tokenizer_config.json").is_file():
+        return load_tokenizer(_base_of(name))
+    folder, options = (name, {}) if _is_adapter(name) else _locate(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+    except (OSError, ValueError, ImportError) as error:
+        raise _cannot_load(name, error) from error
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise InputError(f"model {name!r}: its tokenizer has neither a padding nor an end-of-text token")
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
 
 
 def default_device() -> torch.device:
@@ -80,23 +86,47 @@ def default_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
 
 
+def _locate(name: str) -> tuple[str, dict[str, str]]:
+    """Folder or hub id, and the `gguf_file` in it if it is one."""
+    location = _smollm2_location() if name == SMOLLM2 else name
+    if location.endswith(".gguf"):
+        if not Path(location).is_file():
+            raise InputError(f"model {name!r}: no such file")
+        folder, file = os.path.split(location)
+        return folder or ".", {"gguf_file": file}
+    if Path(location).exists() and not (Path(location) / "config.json").is_file():
+        raise InputError(f"model {name!r}: a model folder needs a config.json or an adapter_config.json, found neither")
+    return location, {}
+
+
+def _cannot_load(name: str, error: Exception) -> InputError:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return InputError(f"model {name!r}: cannot be loaded: {lines[0]}")
+
+
+def _is_adapter(name: str) -> bool:
+    return (Path(name) / "adapter_config.json").is_file()
+
+
+def _base_of(folder: str) -> str:
+    path = Path(folder) / "adapter_config.json"
+    try:
+        base = str(json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"])
+    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: must be JSON naming base_model_name_or_path") from error
+    if Path(folder).resolve() == Path(base).resolve():
+        raise InputError(f"{path}: an adapter cannot be its own base model")
+    return base
+
+
 def _load_adapter(
     folder: str, device: torch.device, dtype: torch.dtype, trainable: bool
 ) -> tuple[Any, PreTrainedTokenizerBase]:
     from peft import PeftModel
 
-    try:
-        base = json.loads((Path(folder) / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
-        raise InputError(f"{folder}/adapter_config.json: must be JSON naming base_model_name_or_path") from error
-    if Path(folder).resolve() == Path(str(base)).resolve():
-        raise InputError(f"{folder}/adapter_config.json: an adapter cannot be its own base model")
-    model, tokenizer = load_model(str(base), device=device, dtype=dtype)
+    model, _ = load_model(_base_of(folder), device=device, dtype=dtype)
     model = PeftModel.from_pretrained(model, folder, is_trainable=trainable)
-    if (Path(folder) / "tokenizer_config.json").is_file():
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        _require_padding(tokenizer, folder)
-    return model.eval(), tokenizer
+    return model.eval(), load_tokenizer(folder)
 
 
 def _smollm2_location() -> str:
@@ -145,10 +175,3 @@ def _forget_quantization(model: PreTrainedModel) -> None:
     model.is_quantized = False
     if hasattr(model, "quantization_method"):
         model.quantization_method = None
-
-
-def _require_padding(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    if tokenizer.pad_token is None:
-        if tokenizer.eos_token is None:
-            raise InputError(f"model {name!r}: its tokenizer has neither a padding nor an end-of-text token")
-        tokenizer.pad_token = tokenizer.eos_token

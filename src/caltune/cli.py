@@ -1,0 +1,313 @@
+"""The command line: each verb parses, calls one public function and writes. Heavy imports wait until they must."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import traceback
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from caltune import __version__
+from caltune.errors import InputError
+
+if TYPE_CHECKING:
+    from caltune.types import Question
+
+# Method -> the beginning of its two classes' names in `caltune.methods`.
+METHODS = {"sft": "SFT", "rcft": "RCFT", "cogcalib": "CogCalib"}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} (see {self.prog} --help)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; 0 when it went well, 2 after one line about bad usage or input, 130 when interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [a for a in arguments if a != "--debug"]
+    try:
+        if arguments[:1] == ["train"] and not set(arguments[1:2]) & {"-h", "--help"}:
+            return _train(arguments[1:])
+        parsed = _parser().parse_args(arguments)
+        return int(parsed.run(parsed) or 0)
+    except InputError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"caltune: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("caltune: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains once more at exit
+        return 0
+    except Exception as error:
+        if debug:
+            raise
+        print(f"caltune: {type(error).__name__}: {' '.join(str(error).split())} (--debug tells more)", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="caltune", description="Calibration-aware fine-tuning of language models.")
+    parser.add_argument("--version", action="version", version=f"caltune {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    verbs = parser.add_subparsers(metavar="VERB", required=True, parser_class=_Parser)
+
+    demo = verbs.add_parser("demo", help="fine-tune a small model twice, plainly and with calibration, and compare")
+    demo.add_argument("--output", type=Path, default=Path("caltune-demo"), metavar="DIR")
+    demo.add_argument("--quick", action="store_true", help="a minute or two; too small to conclude anything from")
+    demo.set_defaults(run=_demo)
+
+    data = verbs.add_parser("data", help="show what is read from a source, and the first prompt")
+    _add_source(data)
+    data.add_argument("--model", help="show the prompt with this model's chat template")
+    data.add_argument("--answers", choices=("continuations", "letters"), default="continuations")
+    data.set_defaults(run=_data)
+
+    score = verbs.add_parser("score", help="write what a model believes about each question")
+    _add_source(score)
+    score.add_argument("--model", required=True, help="hub id, folder, GGUF file, adapter folder, or smollm2")
+    score.add_argument("--answers", choices=("continuations", "letters"), default="continuations")
+    score.add_argument("--reduction", choices=("sum", "mean", "min"), default="sum")
+    score.add_argument("--template", choices=("auto", "chat", "plain"), default="auto")
+    score.add_argument("--batch-tokens", type=int, default=2048, metavar="N")
+    score.add_argument("--device", help="cpu, cuda, mps; the default is the best there is")
+    score.add_argument("-o", "--output", type=Path, required=True, metavar="scores.parquet")
+    score.set_defaults(run=_score)
+
+    train = verbs.add_parser("train", help="fine-tune: caltune train METHOD SOURCE --model M --output-dir D")
+    train.add_argument("method", choices=tuple(METHODS), help="`caltune train METHOD --help` lists every field")
+    train.add_argument("source")
+    train.set_defaults(run=None)
+
+    evaluate = verbs.add_parser("evaluate", help="metrics with intervals")
+    evaluate.add_argument("scores", nargs="+", type=Path)
+    evaluate.add_argument("--json", type=Path, metavar="metrics.json")
+    evaluate.set_defaults(run=_evaluate)
+
+    recalibrate = verbs.add_parser("recalibrate", help="fit on one scores file, apply to another")
+    recalibrate.add_argument("name", choices=("temperature",))
+    recalibrate.add_argument("--fit", type=Path, required=True, metavar="cal.parquet")
+    recalibrate.add_argument("--apply", type=Path, required=True, metavar="test.parquet")
+    recalibrate.add_argument("-o", "--output", type=Path, required=True, metavar="out.parquet")
+    recalibrate.set_defaults(run=_recalibrate)
+
+    compare = verbs.add_parser("compare", help="paired differences of two scores files on the same questions")
+    compare.add_argument("a", type=Path)
+    compare.add_argument("b", type=Path)
+    compare.add_argument("--json", type=Path, metavar="out.json")
+    compare.set_defaults(run=_compare)
+
+    report = verbs.add_parser("report", help="one page about one or several scores files")
+    report.add_argument("scores", nargs="+", type=Path)
+    report.add_argument("-o", "--output", type=Path, required=True, metavar="report.html")
+    report.set_defaults(run=_report)
+    return parser
+
+
+def _add_source(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", help="a file, a folder of split files, world-facts, a preset or a hub id")
+    parser.add_argument("--split")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N questions")
+    parser.add_argument(
+        "--field",
+        action="append",
+        default=[],
+        metavar="OURS=THEIRS",
+        help="a column's name, as in question=prompt; ours: id, question, options, answer, accepted, group, context",
+    )
+    parser.add_argument("--skip-bad", action="store_true", help="leave bad rows out, and list them")
+
+
+def load(arguments: Any) -> list[Question]:
+    """The questions that the flags of `_add_source` ask for; bad rows that were skipped are listed on stderr."""
+    from caltune.data import load_questions
+
+    fields = {}
+    for pair in arguments.field:
+        ours, equals, theirs = pair.partition("=")
+        if not equals:
+            raise InputError(f"--field must look like question=prompt, got {pair!r}")
+        fields[ours] = theirs
+    if arguments.limit is not None and arguments.limit < 1:
+        raise InputError(f"--limit must be at least 1, got {arguments.limit}")
+    bad: list[str] = []
+    questions = load_questions(
+        arguments.source,
+        arguments.split,
+        fields=fields or None,
+        on_bad=bad.append if arguments.skip_bad else None,
+        limit=arguments.limit,
+    )
+    if bad:
+        print(f"caltune: skipped {len(bad)} bad rows:", *bad, sep="\n  ", file=sys.stderr)
+    return questions
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    from caltune.demo import run_demo
+
+    run_demo(arguments.output, quick=arguments.quick)
+
+
+def _data(arguments: argparse.Namespace) -> None:
+    from caltune.data import find_overlap, load_questions
+    from caltune.data.world_facts import SPLITS
+    from caltune.prompts import render
+
+    questions = load(arguments)
+    options = Counter(len(q.options) for q in questions)
+    groups = Counter(q.group for q in questions if q.group)
+    print(
+        f"{len(questions)} questions from {arguments.source}" + (f", split {arguments.split}" * bool(arguments.split))
+    )
+    print("options: " + ", ".join(f"{size} in {count}" for size, count in sorted(options.items())))
+    print(f"without an answer: {sum(q.answer is None and not q.accepted for q in questions)}")
+    if groups:
+        most = ", ".join(f"{name} ({count})" for name, count in groups.most_common(5))
+        print(f"groups: {len(groups)}, the largest {most}")
+    if arguments.split:
+        others = {arguments.split: questions}
+        for name in SPLITS:
+            if name != arguments.split:
+                try:
+                    others[name] = load_questions(arguments.source, name, on_bad=lambda _: None)
+                except InputError:
+                    continue  # a source need not have every split
+        overlap = find_overlap(others)
+        print(f"also in another split: {len(overlap)}")
+        for item in overlap[:5]:
+            print(f"  {item.first_split} {item.first_id} = {item.second_split} {item.second_id} (same {item.kind})")
+    scorable = [q for q in questions if q.options]
+    if not scorable:
+        print(f"first question (open-ended): {questions[0].text}")
+        return
+    tokenizer = None
+    if arguments.model:
+        _quiet()
+        from caltune.models import load_tokenizer
+
+        tokenizer = load_tokenizer(arguments.model)
+    prompt = render(scorable[0], tokenizer, answers=arguments.answers)
+    print("first prompt, between the lines, and what may follow it:")
+    print(f"{'-' * 20}\n{prompt.text}\n{'-' * 20}")
+    for i, text in enumerate(prompt.continuations):
+        print(f"{'*' if i == scorable[0].answer else ' '} {text!r}")
+
+
+def _score(arguments: argparse.Namespace) -> None:
+    _require_folder(arguments.output)
+    questions = load(arguments)
+    _quiet()
+    from caltune.scoring.record import score_to_file
+
+    score_to_file(
+        arguments.output,
+        arguments.model,
+        questions,
+        data=arguments.source,
+        split=arguments.split,
+        answers=arguments.answers,
+        reduction=arguments.reduction,
+        template=arguments.template,
+        batch_tokens=arguments.batch_tokens,
+        device=arguments.device,
+    )
+    print(arguments.output)
+
+
+def _train(arguments: Sequence[str]) -> int:
+    method, *rest = arguments or [""]
+    if method not in METHODS:
+        hint = "; cft is sft on in-domain questions, and goes by that name" if method == "cft" else ""
+        raise InputError(f"train needs a METHOD first, one of {', '.join(METHODS)}, got {method!r}{hint}")
+    _quiet()
+    from caltune.training import run_training
+
+    run_training(METHODS[method], rest, prog=f"caltune train {method}")
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from caltune.formats import read_scores
+    from caltune.metrics import summarise
+    from caltune.report.terminal import metrics_lines
+
+    _require_folder(arguments.json)
+    summaries = {str(path): summarise(read_scores(path).scores) for path in arguments.scores}
+    print("\n".join(metrics_lines(summaries)))
+    _write_json(arguments.json, {name: summary.to_json() for name, summary in summaries.items()})
+
+
+def _recalibrate(arguments: argparse.Namespace) -> None:
+    from caltune.formats import read_scores, write_scores
+    from caltune.recalibrate import fit_temperature
+
+    _require_folder(arguments.output)
+    fit = read_scores(arguments.fit)
+    apply = read_scores(arguments.apply)
+    temperature = fit_temperature(fit.scores)
+    scaled = temperature(apply.scores)
+    write_scores(arguments.output, scaled, {**apply.metadata, "temperature": temperature.temperature})
+    print(f"temperature {temperature.temperature:.4f}, fitted on {len(fit.scores)} questions")
+    print(arguments.output)
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    from caltune.formats import read_scores
+    from caltune.metrics import compare
+    from caltune.report.terminal import comparison_lines
+
+    _require_folder(arguments.json)
+    found = compare(read_scores(arguments.a).scores, read_scores(arguments.b).scores)
+    print("\n".join(comparison_lines(found, str(arguments.a), str(arguments.b))))
+    _write_json(arguments.json, found.to_json())
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from caltune.formats import read_scores
+    from caltune.report.page import Entry, write_report
+
+    entries = [Entry(path.stem, read_scores(path)) for path in arguments.scores]
+    print(write_report(arguments.output, entries).resolve().as_uri())
+
+
+def _require_folder(path: Path | None) -> None:
+    """Fail before the work, not after it, when there is nowhere to write."""
+    if path is not None and not path.parent.is_dir():
+        raise InputError(f"{path}: the folder must exist, got {str(path.parent)!r}")
+    if path is not None and path.is_dir():
+        raise InputError(f"{path}: must be a file, got a folder")
+
+
+def _write_json(path: Path | None, document: Any) -> None:
+    if path is None:
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written, {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _quiet() -> None:
+    """Leave the terminal to caltune: libraries' progress bars and advice stay out of it."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    import warnings
+
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|trl|peft")

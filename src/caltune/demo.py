@@ -1,0 +1,101 @@
+"""`caltune demo`: one small model fine-tuned twice on the same questions, and a page that shows both."""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+from caltune import methods
+from caltune.data import load_questions
+from caltune.errors import InputError
+from caltune.formats import ScoreFile
+from caltune.models import load_model
+from caltune.recalibrate import fit_temperature
+from caltune.report.page import Entry, write_report
+from caltune.scoring.record import score_to_file, training_course
+from caltune.training import TrainArguments, build_trainer, save
+
+SOURCE, MODEL, SEED = "world-facts", "smollm2", 0
+SIZES = {"train": 400, "calibration": 400, "test": 1000}
+QUICK_SIZES = {"train": 96, "calibration": 96, "test": 160}
+CALIBRATED = "cogcalib-label-smoothing"
+CONTEXT = (
+    "SmolLM2-135M-Instruct, an aligned model, answered questions about the world, was fine-tuned twice on the same "
+    "questions, plainly (sft) and with calibration (cogcalib), and answered again. All numbers are from questions that "
+    "neither training nor any fit has seen."
+)
+
+
+def run_demo(output: Path, *, quick: bool = False) -> Path:
+    """Score, fine-tune plainly, fine-tune with calibration, score again, report; the page's address is printed last.
+
+    Everything is left in `output`: adapters, scores and `report.html`. A later call overwrites it.
+    """
+    start = time.perf_counter()
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{output}: cannot be made a folder: {error}") from error
+    sizes = QUICK_SIZES if quick else SIZES
+    data = {split: random.Random(SEED).sample(load_questions(SOURCE, split), size) for split, size in sizes.items()}
+
+    def say(text: str) -> None:
+        print(f"[{time.perf_counter() - start:4.0f} s] {text}", flush=True)
+
+    def measure(name: str, split: str, model: Any, tokenizer: Any) -> ScoreFile:
+        file = score_to_file(
+            output / f"{name}-{split}.parquet",
+            model,
+            data[split],
+            data=SOURCE,
+            split=split,
+            tokenizer=tokenizer,
+            model_name=MODEL if name == "before" else f"{MODEL} + {name}",
+            template="plain",
+            seed=SEED,
+            extra={"method": name, **training_course(output / name)},
+        )
+        decided = file.scores.decide()
+        right, sure = decided.correct.mean(), decided.confidence.mean()
+        say(f"{name}: on {len(decided)} {split} questions it is right {right:.1%} of the time and says {sure:.1%}")
+        return file
+
+    say(f"{MODEL}, before fine-tuning")
+    model, tokenizer = load_model(MODEL)
+    entries = [Entry("before", measure("before", "test", model, tokenizer))]
+    for name, method, settings in (("sft", "SFT", {}), ("cogcalib", "CogCalib", {"smoothing": 0.4})):
+        say(f"{name}: fine-tuning on {sizes['train']} questions, {1 if quick else 3} epochs")
+        model, tokenizer = load_model(MODEL)
+        args = getattr(methods, f"{method}Config")(
+            output_dir=str(output / name),
+            num_train_epochs=1 if quick else 3,
+            per_device_train_batch_size=16,
+            learning_rate=3e-4,
+            template="plain",
+            seed=SEED,
+            eval_strategy="epoch",
+            save_strategy="no",
+            report_to="none",
+            activation_checkpointing=False,
+            disable_tqdm=True,
+            **settings,
+        )
+        trainer = build_trainer(method, args, TrainArguments(), model, tokenizer, data["train"], data["calibration"])
+        trainer.train()
+        save(trainer, output / name)
+        model = trainer.model.merge_and_unload().eval()
+        test = measure(name, "test", model, tokenizer)
+        entries.append(Entry(name, test))
+        if name == "sft":
+            temperature = fit_temperature(measure(name, "calibration", model, tokenizer).scores)
+            scaled = temperature(test.scores)
+            kept = {key: value for key, value in test.metadata.items() if key != "training"}
+            entries.append(
+                Entry("sft + temperature", ScoreFile(scaled, {**kept, "temperature": temperature.temperature}))
+            )
+    page = write_report(output / "report.html", entries, title="What fine-tuning does to confidence", context=CONTEXT)
+    say("done")
+    print(page.resolve().as_uri())
+    return page

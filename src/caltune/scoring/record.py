@@ -1,0 +1,80 @@
+"""Score questions with a named model and write everything that belongs to the result."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from caltune.formats import ScoreFile, write_scores
+from caltune.models import load_model
+from caltune.prompts import render
+from caltune.scoring.engine import score
+from caltune.types import OptionLogits, Question
+
+EXAMPLES = 50  # questions most surely wrong whose text travels with the scores, for the report
+
+
+def score_to_file(
+    path: str | Path,
+    model: Any,
+    questions: Sequence[Question],
+    *,
+    data: str,
+    split: str | None = None,
+    tokenizer: Any = None,
+    model_name: str | None = None,
+    device: str | None = None,
+    progress: bool = True,
+    seed: int | None = None,
+    extra: dict[str, Any] | None = None,
+    **how: Any,
+) -> ScoreFile:
+    """`score` with a model or the name of one, written to `path` with its metadata; `how` goes to `score`.
+
+    A fine-tuned model's folder also tells the course of its training, which goes along.
+    """
+    name = model_name or str(model)
+    if tokenizer is None:
+        model, tokenizer = load_model(model, device=device)
+    scores = score(model, tokenizer, questions, progress=progress, **how)
+    rendering = {key: how[key] for key in ("answers", "template") if key in how}
+    metadata = {
+        "model": name,
+        "data": str(data),
+        "split": split,
+        "answers": how.get("answers", "continuations"),
+        "reduction": how.get("reduction", "sum"),
+        "template": how.get("template", "auto"),
+        "prompt_example": render(questions[0], tokenizer, **rendering).text,
+        "versions": {package: version(package) for package in ("caltune", "torch", "transformers")},
+        "seed": seed,
+        "examples": surely_wrong(scores, questions),
+        **training_course(Path(name)),
+        **(extra or {}),
+    }
+    write_scores(path, scores, metadata)
+    return ScoreFile(scores, metadata)
+
+
+def surely_wrong(scores: OptionLogits, questions: Sequence[Question], count: int = EXAMPLES) -> list[dict[str, Any]]:
+    """Texts of the questions that are answered wrong with the highest confidence, surest first."""
+    known = np.flatnonzero(scores.labels >= 0)
+    decided = scores.take(known).decide()
+    wrong = np.flatnonzero(decided.correct == 0)
+    order = wrong[np.argsort(-decided.confidence[wrong], kind="stable")][:count]
+    chosen = [questions[known[i]] for i in order]
+    return [{"id": q.id, "question": q.text, "options": list(q.options)} for q in chosen]
+
+
+def training_course(folder: Path) -> dict[str, Any]:
+    """{"training": evaluations in the order of training}, when the folder holds a trainer's state; else {}."""
+    state = folder / "trainer_state.json"
+    if not state.is_file():
+        return {}
+    history = json.loads(state.read_text(encoding="utf-8"))["log_history"]
+    return {"training": [entry for entry in history if "eval_ece" in entry]}
