@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import traceback
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from caltune import __version__
 from caltune.errors import InputError
+from caltune.output import require_place, write_json
 
 if TYPE_CHECKING:
     from caltune.types import Question
@@ -204,7 +204,7 @@ def _data(arguments: argparse.Namespace) -> None:
 
 
 def _score(arguments: argparse.Namespace) -> None:
-    _require_folder(arguments.output)
+    require_place(arguments.output)
     questions = load(arguments)
     _quiet()
     from caltune.scoring.record import score_to_file
@@ -241,17 +241,17 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from caltune.metrics import summarise
     from caltune.report.terminal import metrics_lines
 
-    _require_folder(arguments.json)
+    require_place(arguments.json)
     summaries = {str(path): summarise(read_scores(path).scores) for path in arguments.scores}
     print("\n".join(metrics_lines(summaries)))
-    _write_json(arguments.json, {name: summary.to_json() for name, summary in summaries.items()})
+    write_json(arguments.json, {name: summary.to_json() for name, summary in summaries.items()})
 
 
 def _recalibrate(arguments: argparse.Namespace) -> None:
     from caltune.formats import read_scores, write_scores
     from caltune.recalibrate import fit_temperature
 
-    _require_folder(arguments.output)
+    require_place(arguments.output)
     fit = read_scores(arguments.fit)
     apply = read_scores(arguments.apply)
     temperature = fit_temperature(fit.scores)
@@ -266,10 +266,10 @@ def _compare(arguments: argparse.Namespace) -> None:
     from caltune.metrics import compare
     from caltune.report.terminal import comparison_lines
 
-    _require_folder(arguments.json)
+    require_place(arguments.json)
     found = compare(read_scores(arguments.a).scores, read_scores(arguments.b).scores)
     print("\n".join(comparison_lines(found, str(arguments.a), str(arguments.b))))
-    _write_json(arguments.json, found.to_json())
+    write_json(arguments.json, found.to_json())
 
 
 def _report(arguments: argparse.Namespace) -> None:
@@ -278,27 +278,6 @@ def _report(arguments: argparse.Namespace) -> None:
 
     entries = [Entry(path.stem, read_scores(path)) for path in arguments.scores]
     print(write_report(arguments.output, entries).resolve().as_uri())
-
-
-def _require_folder(path: Path | None) -> None:
-    """Fail before the work, not after it, when there is nowhere to write."""
-    if path is not None and not path.parent.is_dir():
-        raise InputError(f"{path}: the folder must exist, got {str(path.parent)!r}")
-    if path is not None and path.is_dir():
-        raise InputError(f"{path}: must be a file, got a folder")
-
-
-def _write_json(path: Path | None, document: Any) -> None:
-    if path is None:
-        return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written, {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _quiet() -> None:

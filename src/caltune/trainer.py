@@ -8,7 +8,7 @@ labels, and a hook hands the output head only those positions (`caltune.scoring.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,16 +18,14 @@ from torch import Tensor
 from transformers import AutoTokenizer, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
+from caltune.collator import BATCH_FIELDS, AnswerCollator, AnswerOutputs, encoded_row
 from caltune.errors import InputError
 from caltune.losses import cross_entropy_loss
 from caltune.metrics import accuracy, brier, ece, mean_confidence, nll
 from caltune.models import default_dtype, load_model
 from caltune.scoring.engine import context_length, encode_questions, score_encoded
-from caltune.scoring.packing import EncodedQuestion, PackedBatch, forward, option_logits, pack, token_log_probabilities
+from caltune.scoring.packing import PackedBatch, forward, option_logits, token_log_probabilities
 from caltune.types import OptionLogits, Question
-
-BATCH_FIELDS = tuple(f.name for f in fields(PackedBatch))
-ROW_TOKENS = 512  # questions share rows of this length, so that mixed lengths leave little padding
 
 
 @dataclass
@@ -72,54 +70,6 @@ def require(name: str, value: object, allowed: Sequence[object]) -> None:
     """Raise `InputError` unless `value` is one of `allowed`."""
     if value not in allowed:
         raise InputError(f"{name} must be one of {', '.join(map(str, allowed))}, got {value!r}")
-
-
-@dataclass(frozen=True, slots=True)
-class AnswerOutputs:
-    """One batch after the forward pass: what losses are made of.
-
-    `rows` (B,) index the training questions; `option_logits` (B, K); `labels` (B,); `answer_nll` (B,), the answer's
-    −log π(answer | prompt) summed over its tokens; `logits` (P, V) and `batch` for terms over the vocabulary.
-    """
-
-    rows: Tensor
-    option_logits: Tensor
-    labels: Tensor
-    answer_nll: Tensor
-    logits: Tensor
-    batch: PackedBatch
-
-    def answer_token_logits(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Vocabulary logits (A, V), token ids (A,) and batch row (A,) of the right answers' tokens."""
-        width = self.option_logits.shape[1]
-        owner = self.batch.target_options // width
-        chosen = self.batch.target_options % width == self.labels[owner]
-        return (
-            self.logits[self.batch.target_positions[chosen]].float(),
-            self.batch.target_tokens[chosen],
-            owner[chosen],
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class AnswerCollator:
-    """Rows of tokenised questions -> a `PackedBatch` as a dict, which is what `Trainer` moves between devices."""
-
-    pad_id: int
-    options: int
-
-    def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        encoded = [_encoded(feature) for feature in features]
-        batch = pack(encoded, self.pad_id, options=self.options, row_tokens=ROW_TOKENS)
-        return {
-            **{name: getattr(batch, name) for name in BATCH_FIELDS},
-            "labels": torch.tensor([feature["label"] for feature in features]),
-            "rows": torch.tensor([feature["row"] for feature in features]),
-        }
-
-
-def _encoded(row: dict[str, Any]) -> EncodedQuestion:
-    return EncodedQuestion(prompt=tuple(row["prompt_ids"]), options=tuple(map(tuple, row["option_ids"])))
 
 
 class CalibrationTrainer(SFTTrainer):
@@ -218,7 +168,7 @@ class CalibrationTrainer(SFTTrainer):
         with self.compute_loss_context_manager():
             logits = score_encoded(
                 unwrapped,
-                [_encoded(row) for row in rows],
+                [encoded_row(row) for row in rows],
                 self.processing_class.pad_token_id,
                 reduction=self._config.reduction,
             )

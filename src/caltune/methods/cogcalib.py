@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
+from caltune.collator import AnswerOutputs
 from caltune.errors import InputError
 from caltune.knowledge import Detector, fit_detector
 from caltune.losses import entropy_penalty, label_smoothing_loss, margin_penalty
-from caltune.trainer import AnswerOutputs, CalibrationConfig, CalibrationTrainer, require
+from caltune.trainer import CalibrationConfig, CalibrationTrainer, require
 
 
 @dataclass

@@ -19,9 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from caltune.collator import AnswerOutputs
 from caltune.errors import InputError
 from caltune.metrics.ece import width_index
-from caltune.trainer import AnswerOutputs, CalibrationConfig, CalibrationTrainer, require
+from caltune.trainer import CalibrationConfig, CalibrationTrainer, require
 from caltune.types import FloatArray, Predictions
 
 

@@ -1,0 +1,64 @@
+"""Between a data set of tokenised questions and a loss: rows to a batch, and a batch after its forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from caltune.scoring.packing import EncodedQuestion, PackedBatch, pack
+
+BATCH_FIELDS = tuple(f.name for f in fields(PackedBatch))
+ROW_TOKENS = 512  # questions share rows of this length, so that mixed lengths leave little padding
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerOutputs:
+    """One batch after the forward pass: what losses are made of.
+
+    `rows` (B,) index the training questions; `option_logits` (B, K); `labels` (B,); `answer_nll` (B,), the answer's
+    −log π(answer | prompt) summed over its tokens; `logits` (P, V) and `batch` for terms over the vocabulary.
+    """
+
+    rows: Tensor
+    option_logits: Tensor
+    labels: Tensor
+    answer_nll: Tensor
+    logits: Tensor
+    batch: PackedBatch
+
+    def answer_token_logits(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Vocabulary logits (A, V), token ids (A,) and batch row (A,) of the right answers' tokens."""
+        width = self.option_logits.shape[1]
+        owner = self.batch.target_options // width
+        chosen = self.batch.target_options % width == self.labels[owner]
+        return (
+            self.logits[self.batch.target_positions[chosen]].float(),
+            self.batch.target_tokens[chosen],
+            owner[chosen],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerCollator:
+    """Rows of tokenised questions -> a `PackedBatch` as a dict, which is what `Trainer` moves between devices."""
+
+    pad_id: int
+    options: int
+
+    def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        encoded = [encoded_row(feature) for feature in features]
+        batch = pack(encoded, self.pad_id, options=self.options, row_tokens=ROW_TOKENS)
+        return {
+            **{name: getattr(batch, name) for name in BATCH_FIELDS},
+            "labels": torch.tensor([feature["label"] for feature in features]),
+            "rows": torch.tensor([feature["row"] for feature in features]),
+        }
+
+
+def encoded_row(row: dict[str, Any]) -> EncodedQuestion:
+    """A tokenised row of a data set as `EncodedQuestion`."""
+    return EncodedQuestion(prompt=tuple(row["prompt_ids"]), options=tuple(map(tuple, row["option_ids"])))
