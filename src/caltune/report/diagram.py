@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from caltune.errors import InputError
 from caltune.metrics import chance_band, reliability_bins
@@ -144,8 +146,16 @@ def _draw_axes(root: Element) -> None:
     add(root, "text", css="axis end", text="confidence, %", x=SQUARE.right, y=HEIGHT - 7)
 
 
-def save_diagram(path: str | os.PathLike[str], predictions: Predictions, *, title: str = "", bins: int = BINS) -> Path:
-    """Write the reliability diagram of the predictions as a picture, PNG or SVG by the suffix; return its path.
+def save_diagram(
+    path: str | os.PathLike[str],
+    predictions: Predictions | Mapping[str, Predictions],
+    *,
+    title: str = "",
+    bins: int = BINS,
+) -> Path:
+    """Write a reliability diagram as a picture, PNG or SVG by the suffix; return its path.
+
+    A mapping of titles to predictions gives one panel each, side by side.
 
     Raises `InputError` for another suffix, a folder that is not there, or no predictions.
     """
@@ -154,11 +164,14 @@ def save_diagram(path: str | os.PathLike[str], predictions: Predictions, *, titl
         raise InputError(f"{path}: a diagram is written as .png or .svg, got {path.suffix!r}")
     if not path.parent.is_dir():
         raise InputError(f"{path}: the folder must exist, got {str(path.parent)!r}")
-    diagram = compute_diagram(predictions, bins)
+    panels = {title: predictions} if isinstance(predictions, Predictions) else predictions
+    if not panels:
+        raise InputError("a reliability diagram needs at least one panel, got none")
+    diagrams = {name: compute_diagram(item, bins) for name, item in panels.items()}
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix.lower())
     os.close(handle)
     try:
-        _plot(diagram, temporary, title)
+        _plot(diagrams, temporary)
         os.chmod(temporary, 0o644)  # mkstemp gives 0600
         os.replace(temporary, path)
     except BaseException:
@@ -167,31 +180,39 @@ def save_diagram(path: str | os.PathLike[str], predictions: Predictions, *, titl
     return path
 
 
-def _plot(diagram: Diagram, path: str, title: str) -> None:
+def _plot(diagrams: Mapping[str, Diagram], path: str) -> None:
     # The object interface, without pyplot: no global state, no window, and the Agg canvas for PNG by itself.
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     with rc_context({"svg.hashsalt": "caltune", "font.size": 10, "text.parse_math": False}):
-        drawing = Figure(figsize=(4.4, 5.3), layout="constrained")
-        square, histogram = drawing.subplots(2, 1, sharex=True, height_ratios=(5, 1))
-        left, width = diagram.edges[:-1], diagram.edges[1:] - diagram.edges[:-1]
-        square.bar(
-            left, diagram.high - diagram.low, width, bottom=diagram.low, align="edge", color="#d9d9d9", label="chance"
-        )
-        square.plot([0, 1], [0, 1], color="#777777", linewidth=1)
-        for i in diagram.filled:
-            x, y = diagram.confidence[i], diagram.accuracy[i]
-            square.plot([x, x], [x, y], color="#0072b2", linewidth=1)
-            face = "#0072b2" if diagram.beyond_chance(i) else "white"
-            square.plot(x, y, "o", markersize=6, markeredgecolor="#0072b2", markerfacecolor=face, clip_on=False)
-        square.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy", title=title)
-        histogram.bar(left, diagram.count, width * 0.9, align="edge", color="#9fc6de")
-        histogram.axvline(diagram.mean_confidence, color="#222222", linewidth=1.2, label="mean confidence")
-        histogram.axvline(diagram.mean_accuracy, color="#222222", linewidth=1.2, linestyle=":", label="accuracy")
-        histogram.set(xlabel="confidence", ylabel="questions")
-        histogram.legend(loc="upper left", fontsize=8, frameon=False)
-        for axes in (square, histogram):
-            axes.spines[["top", "right"]].set_visible(False)
+        drawing = Figure(figsize=(4.4 * len(diagrams), 5.3), layout="constrained")
+        axes = drawing.subplots(2, len(diagrams), sharex=True, height_ratios=(5, 1), squeeze=False)
+        for column, (title, diagram) in enumerate(diagrams.items()):
+            _plot_panel(diagram, title, axes[0, column], axes[1, column])
+            if column == 0:
+                axes[0, 0].set_ylabel("accuracy")
+                axes[1, 0].set_ylabel("questions")
+                axes[1, 0].legend(loc="upper left", fontsize=8, frameon=False)
         metadata = {"Date": None} if path.endswith(".svg") else None
         drawing.savefig(path, dpi=160, metadata=metadata)
+
+
+def _plot_panel(diagram: Diagram, title: str, square: Any, histogram: Any) -> None:
+    left, width = diagram.edges[:-1], diagram.edges[1:] - diagram.edges[:-1]
+    square.bar(
+        left, diagram.high - diagram.low, width, bottom=diagram.low, align="edge", color="#d9d9d9", label="chance"
+    )
+    square.plot([0, 1], [0, 1], color="#777777", linewidth=1)
+    for i in diagram.filled:
+        x, y = diagram.confidence[i], diagram.accuracy[i]
+        square.plot([x, x], [x, y], color="#0072b2", linewidth=1)
+        face = "#0072b2" if diagram.beyond_chance(i) else "white"
+        square.plot(x, y, "o", markersize=6, markeredgecolor="#0072b2", markerfacecolor=face, clip_on=False)
+    square.set(xlim=(0, 1), ylim=(0, 1), title=title)
+    histogram.bar(left, diagram.count, width * 0.9, align="edge", color="#9fc6de")
+    histogram.axvline(diagram.mean_confidence, color="#222222", linewidth=1.2, label="mean confidence")
+    histogram.axvline(diagram.mean_accuracy, color="#222222", linewidth=1.2, linestyle=":", label="accuracy")
+    histogram.set(xlabel="confidence")
+    for axes in (square, histogram):
+        axes.spines[["top", "right"]].set_visible(False)
