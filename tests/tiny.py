@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from caltune.scoring.packing import EncodedQuestion
 from caltune.types import Question
 
 CHAT_TEMPLATE = (
@@ -95,3 +97,33 @@ def tiny_questions(count: int = 12, *, prefix: str = "q") -> list[Question]:
             )
         )
     return questions
+
+
+def ragged_questions(count: int = 7, seed: int = 0, vocabulary: int = 300) -> list[EncodedQuestion]:
+    """2 to 5 options of 1 to 6 tokens behind prompts of 1 to 20; some options begin alike, some questions are plain."""
+    draw = random.Random(seed)
+    questions = []
+    for i in range(count):
+        options = [
+            tuple(draw.randrange(3, vocabulary) for _ in range(1 if i % 3 == 2 else draw.choice([1, 2, 3, 6])))
+            for _ in range(2 + i % 4)
+        ]
+        options[1] = (options[0][0], 5 + i, 7)  # begins as option 0 does
+        prompt = tuple(draw.randrange(3, vocabulary) for _ in range(1 if i == 0 else draw.randrange(2, 21)))
+        questions.append(EncodedQuestion(prompt=prompt, options=tuple(options)))
+    return questions
+
+
+def one_pass_per_option(model: Any, questions: list[EncodedQuestion], reduction: str = "sum") -> torch.Tensor:
+    """Option logits (N, K) the slow way: for each option a plain pass, 2D, without mask, padding or position ids."""
+    reduce = {"sum": torch.sum, "mean": torch.mean, "min": torch.min}[reduction]
+    width = max(len(question.options) for question in questions)
+    rows = []
+    for question in questions:
+        row = [torch.tensor(-torch.inf)] * width
+        for k, option in enumerate(question.options):
+            logits = model(input_ids=torch.tensor([question.prompt + option])).logits[0].float()
+            start = len(question.prompt) - 1
+            row[k] = reduce(torch.stack([logits[start + j].log_softmax(-1)[i] for j, i in enumerate(option)]))
+        rows.append(torch.stack(row))
+    return torch.stack(rows)
