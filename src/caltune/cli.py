@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 import traceback
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from caltune import __version__
 from caltune.errors import InputError
-from caltune.output import require_place, write_json
+from caltune.output import one_line, quiet, report_bad_rows, require_place, write_json
 
 if TYPE_CHECKING:
     from caltune.types import Question
@@ -29,18 +30,23 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; 0 when it went well, 2 after one line about bad usage or input, 130 when interrupted."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without "−" must not lose the whole result
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
     try:
         if arguments[:1] == ["train"] and not set(arguments[1:2]) & {"-h", "--help"}:
-            return _train(arguments[1:])
-        parsed = _parser().parse_args(arguments)
-        return int(parsed.run(parsed) or 0)
+            _train(arguments[1:])
+        else:
+            parsed = _parser().parse_args(arguments)
+            parsed.run(parsed)
+        sys.stdout.flush()  # a reader who left is noticed here, not after main
+        return 0
     except InputError as error:
         if debug:
             traceback.print_exc()
-        print(f"caltune: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"caltune: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("caltune: interrupted", file=sys.stderr)
@@ -51,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
-        print(f"caltune: {type(error).__name__}: {' '.join(str(error).split())} (--debug tells more)", file=sys.stderr)
+        print(f"caltune: {type(error).__name__}: {one_line(error)} (--debug tells more)", file=sys.stderr)
         return 1
 
 
@@ -127,32 +133,34 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--skip-bad", action="store_true", help="leave bad rows out, and list them")
 
 
-def load(arguments: Any) -> list[Question]:
+def _load(arguments: argparse.Namespace) -> list[Question]:
     """The questions that the flags of `_add_source` ask for; bad rows that were skipped are listed on stderr."""
     from caltune.data import load_questions
 
-    fields = {}
-    for pair in arguments.field:
-        ours, equals, theirs = pair.partition("=")
-        if not equals:
-            raise InputError(f"--field must look like question=prompt, got {pair!r}")
-        fields[ours] = theirs
     if arguments.limit is not None and arguments.limit < 1:
         raise InputError(f"--limit must be at least 1, got {arguments.limit}")
     bad: list[str] = []
     questions = load_questions(
         arguments.source,
         arguments.split,
-        fields=fields or None,
+        fields=field_mapping(arguments.field),
         on_bad=bad.append if arguments.skip_bad else None,
         limit=arguments.limit,
     )
-    if bad:
-        print(f"caltune: skipped {len(bad)} bad rows:", *bad, sep="\n  ", file=sys.stderr)
+    report_bad_rows(bad)
     return questions
 
 
+def field_mapping(pairs: Sequence[str]) -> dict[str, str]:
+    """The values of `--field`, each like question=prompt, as a mapping from our names to the source's columns."""
+    for pair in pairs:
+        if "=" not in pair:
+            raise InputError(f"--field must look like question=prompt, got {pair!r}")
+    return {ours: theirs for ours, _, theirs in (pair.partition("=") for pair in pairs)}
+
+
 def _demo(arguments: argparse.Namespace) -> None:
+    quiet()
     from caltune.demo import run_demo
 
     run_demo(arguments.output, quick=arguments.quick)
@@ -160,55 +168,44 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 def _data(arguments: argparse.Namespace) -> None:
     from caltune.data import find_overlap, load_questions
-    from caltune.data.world_facts import SPLITS
+    from caltune.data.splits import VALIDATION_NAMES
     from caltune.prompts import render
+    from caltune.report.terminal import overlap_lines, prompt_lines, source_lines
 
-    questions = load(arguments)
-    options = Counter(len(q.options) for q in questions)
-    groups = Counter(q.group for q in questions if q.group)
-    print(
-        f"{len(questions)} questions from {arguments.source}" + (f", split {arguments.split}" * bool(arguments.split))
-    )
-    print("options: " + ", ".join(f"{size} in {count}" for size, count in sorted(options.items())))
-    print(f"without an answer: {sum(q.answer is None and not q.accepted for q in questions)}")
-    if groups:
-        most = ", ".join(f"{name} ({count})" for name, count in groups.most_common(5))
-        print(f"groups: {len(groups)}, the largest {most}")
+    questions = _load(arguments)
+    lines = source_lines(questions, arguments.source, arguments.split)
     if arguments.split:
         others = {arguments.split: questions}
-        for name in SPLITS:
-            if name != arguments.split:
-                try:
-                    others[name] = load_questions(arguments.source, name, on_bad=lambda _: None)
-                except InputError:
-                    continue  # a source need not have every split
-        overlap = find_overlap(others)
-        print(f"also in another split: {len(overlap)}")
-        for item in overlap[:5]:
-            print(f"  {item.first_split} {item.first_id} = {item.second_split} {item.second_id} (same {item.kind})")
-    scorable = [q for q in questions if q.options]
-    if not scorable:
-        print(f"first question (open-ended): {questions[0].text}")
-        return
-    tokenizer = None
-    if arguments.model:
-        _quiet()
-        from caltune.models import load_tokenizer
+        # Calibration may be another name for the validation split, which is no overlap.
+        names = {"train", "calibration", "test"} - {arguments.split}
+        names -= {"calibration"} if arguments.split in VALIDATION_NAMES else set()
+        for name in sorted(names):
+            with suppress(InputError):  # a source need not have every split
+                others[name] = load_questions(
+                    arguments.source, name, fields=field_mapping(arguments.field), on_bad=lambda _: None
+                )
+        lines += overlap_lines(find_overlap(others))
+    first = next((question for question in questions if question.options), None)
+    if first is None:
+        lines.append(f"first question (open-ended): {one_line(questions[0].text)}")
+    else:
+        tokenizer = None
+        if arguments.model:
+            quiet()
+            from caltune.models import load_tokenizer
 
-        tokenizer = load_tokenizer(arguments.model)
-    prompt = render(scorable[0], tokenizer, answers=arguments.answers)
-    print("first prompt, between the lines, and what may follow it:")
-    print(f"{'-' * 20}\n{prompt.text}\n{'-' * 20}")
-    for i, text in enumerate(prompt.continuations):
-        print(f"{'*' if i == scorable[0].answer else ' '} {text!r}")
+            tokenizer = load_tokenizer(arguments.model)
+        lines += prompt_lines(render(first, tokenizer, answers=arguments.answers), first.answer)
+    print("\n".join(lines))
 
 
 def _score(arguments: argparse.Namespace) -> None:
     require_place(arguments.output)
-    questions = load(arguments)
-    _quiet()
-    from caltune.scoring.record import score_to_file
+    questions = _load(arguments)
+    quiet()
+    from caltune.scoring.record import require_device, score_to_file
 
+    require_device(arguments.device)
     score_to_file(
         arguments.output,
         arguments.model,
@@ -224,16 +221,15 @@ def _score(arguments: argparse.Namespace) -> None:
     print(arguments.output)
 
 
-def _train(arguments: Sequence[str]) -> int:
+def _train(arguments: Sequence[str]) -> None:
     method, *rest = arguments or [""]
     if method not in METHODS:
         hint = "; cft is sft on in-domain questions, and goes by that name" if method == "cft" else ""
         raise InputError(f"train needs a METHOD first, one of {', '.join(METHODS)}, got {method!r}{hint}")
-    _quiet()
+    quiet()
     from caltune.training import run_training
 
     run_training(METHODS[method], rest, prog=f"caltune train {method}")
-    return 0
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -242,9 +238,13 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from caltune.report.terminal import metrics_lines
 
     require_place(arguments.json)
-    summaries = {str(path): summarise(read_scores(path).scores) for path in arguments.scores}
-    print("\n".join(metrics_lines(summaries)))
+    summaries = {}
+    for path in arguments.scores:
+        scores = read_scores(path).scores
+        with _about(path):
+            summaries[str(path)] = summarise(scores)
     write_json(arguments.json, {name: summary.to_json() for name, summary in summaries.items()})
+    print("\n".join(metrics_lines(summaries)))
 
 
 def _recalibrate(arguments: argparse.Namespace) -> None:
@@ -254,8 +254,10 @@ def _recalibrate(arguments: argparse.Namespace) -> None:
     require_place(arguments.output)
     fit = read_scores(arguments.fit)
     apply = read_scores(arguments.apply)
-    temperature = fit_temperature(fit.scores)
-    scaled = temperature(apply.scores)
+    with _about(arguments.fit):
+        temperature = fit_temperature(fit.scores)
+    with _about(arguments.apply):
+        scaled = temperature(apply.scores)
     write_scores(arguments.output, scaled, {**apply.metadata, "temperature": temperature.temperature})
     print(f"temperature {temperature.temperature:.4f}, fitted on {len(fit.scores)} questions")
     print(arguments.output)
@@ -267,26 +269,26 @@ def _compare(arguments: argparse.Namespace) -> None:
     from caltune.report.terminal import comparison_lines
 
     require_place(arguments.json)
-    found = compare(read_scores(arguments.a).scores, read_scores(arguments.b).scores)
-    print("\n".join(comparison_lines(found, str(arguments.a), str(arguments.b))))
+    a, b = read_scores(arguments.a).scores, read_scores(arguments.b).scores
+    with _about(f"{arguments.a}, {arguments.b}"):
+        found = compare(a, b)
     write_json(arguments.json, found.to_json())
+    print("\n".join(comparison_lines(found, str(arguments.a), str(arguments.b))))
 
 
 def _report(arguments: argparse.Namespace) -> None:
     from caltune.formats import read_scores
     from caltune.report.page import Entry, write_report
 
+    require_place(arguments.output)
     entries = [Entry(path.stem, read_scores(path)) for path in arguments.scores]
     print(write_report(arguments.output, entries).resolve().as_uri())
 
 
-def _quiet() -> None:
-    """Leave the terminal to caltune: libraries' progress bars and advice stay out of it."""
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    import warnings
-
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|trl|peft")
+@contextmanager
+def _about(place: object) -> Iterator[None]:
+    """Name the file that an error is about."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from error

@@ -1,21 +1,46 @@
-"""Where results go: checked before the work, written whole or not at all."""
+"""What leaves caltune: files, whole or not at all and checked before the work, and plain lines for the terminal."""
 
 from __future__ import annotations
 
 import json
 import os
+import sys
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from caltune.errors import InputError
+from caltune.report.text import clean
 
 
 def require_place(path: Path | None) -> None:
-    """Fail before the work, not after it, when there is nowhere to write."""
-    if path is not None and not path.parent.is_dir():
+    """Fail before the work, not after it, when a file cannot be written there."""
+    if path is None:
+        return
+    if not path.parent.is_dir():
         raise InputError(f"{path}: the folder must exist, got {str(path.parent)!r}")
-    if path is not None and path.is_dir():
+    if path.is_dir():
         raise InputError(f"{path}: must be a file, got a folder")
+    _require_writable(path, path.parent)
+
+
+def require_folder(path: Path) -> None:
+    """Fail before the work, not after it, when no folder can be made or written there; makes none."""
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path}: must be a folder, got a file")
+    existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not existing.is_dir():
+        raise InputError(f"{path}: must lie in a folder, got the file {str(existing)!r}")
+    _require_writable(path, existing)
+
+
+def _require_writable(path: Path, folder: Path) -> None:
+    try:  # permissions alone do not tell: the disk may be mounted read-only
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"{path}: the folder must be writable, got {error.strerror or error}") from error
 
 
 def write_json(path: Path | None, document: Any) -> None:
@@ -30,3 +55,32 @@ def write_json(path: Path | None, document: Any) -> None:
         raise InputError(f"{path}: cannot be written, {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def one_line(value: object) -> str:
+    r"""Text from anywhere as one line that cannot steer a terminal: control characters as their code points.
+
+    >>> one_line("two\nlines and \x1b[2J")
+    'two lines and [U+001B][2J'
+    """
+    return " ".join(clean(value).split())
+
+
+def report_bad_rows(bad: Sequence[str]) -> None:
+    """Say on stderr how many rows were left out, and each one's place and reason."""
+    if bad:
+        print(f"caltune: skipped {len(bad)} bad row{'s' * (len(bad) > 1)}:", file=sys.stderr)
+        for line in bad:
+            print(f"  {one_line(line)}", file=sys.stderr)
+
+
+def quiet() -> None:
+    """Leave the terminal to caltune: libraries' progress bars and advice stay out of it."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    import warnings
+
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|trl|peft")

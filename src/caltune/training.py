@@ -12,13 +12,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import LoraConfig
+from transformers.trainer_utils import get_last_checkpoint
 from trl import TrlParser
+from yaml import YAMLError
 
 from caltune import methods
+from caltune.cli import field_mapping
 from caltune.data import find_overlap, load_questions
 from caltune.errors import InputError
 from caltune.models import load_model
+from caltune.output import report_bad_rows, require_folder
 from caltune.trainer import CalibrationConfig, CalibrationTrainer
 from caltune.types import Question
 
@@ -38,13 +43,22 @@ class TrainArguments:
 def run_training(method: str, arguments: Sequence[str], *, prog: str) -> None:
     """Parse, train, and leave model (or adapter), tokenizer and the course of training in the output folder."""
     settings, args, source, fields = parse(method, arguments, prog=prog)
+    folder = Path(args.output_dir)
+    require_folder(folder)
+    checkpoint = find_checkpoint(args.resume_from_checkpoint, folder)
     train, calibration = load_splits(source, settings, fields)
-    model, tokenizer = load_model(settings.model or "", trainable_adapter=True)
+    # A frozen base may rest in half precision; weights that are trained may not.
+    dtype = None if settings.lora_r else torch.float32
+    model, tokenizer = load_model(settings.model or "", device=args.device, dtype=dtype, trainable_adapter=True)
+    if (settings.lora_r or hasattr(model, "peft_config")) and Path(model.name_or_path).resolve() == folder.resolve():
+        raise InputError(
+            f"--output-dir: an adapter must not lie in the folder of its base model, got {args.output_dir!r}"
+        )
     trainer = build_trainer(method, args, settings, model, tokenizer, train, calibration)
-    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-    save(trainer, Path(args.output_dir))
-    print(f"{args.output_dir}: trained on {len(train)} questions; next, score its test questions:")
-    print(f"  caltune score {source} --split test --model {args.output_dir} -o scores.parquet")
+    trainer.train(resume_from_checkpoint=checkpoint)
+    save(trainer, folder)
+    print(f"{folder}: trained on {len(train)} questions; next, score its test questions:")
+    print(f"  caltune score {source} --split test --model {folder} -o scores.parquet")
 
 
 def parse(
@@ -60,44 +74,88 @@ def parse(
     parser.error = refuse
     # LoRA wants a higher learning rate than TRL's default, and evaluation is what this is about.
     parser.set_defaults(learning_rate=3e-4, per_device_train_batch_size=16, eval_strategy="epoch", report_to="none")
+    parser.set_defaults(output_dir="")  # TRL would choose one
     rest = list(arguments)
     source = rest.pop(0) if rest and not rest[0].startswith("-") else ""
-    fields = {}
-    while "--field" in rest:
-        at = rest.index("--field")
-        ours, equals, theirs = (rest[at + 1] if at + 1 < len(rest) else "").partition("=")
-        if not equals:
-            raise InputError(f"--field must look like question=prompt, got {ours!r}")
-        fields[ours] = theirs
-        del rest[at : at + 2]
+    rest, fields = _take(rest, "--field")
+    rest, configs = _take(rest, "--config")
+    config = [item for path in configs[-1:] for item in ("--config", path)]
     try:
-        settings, args = parser.parse_args_and_config(args=rest)
-    except (ValueError, TypeError, OSError) as error:
+        settings, args = parser.parse_args_and_config(args=[*config, *rest])
+    except (ValueError, TypeError, OSError, YAMLError) as error:
         raise InputError(f"{prog}: {error}") from error
-    for flag, value in (("SOURCE, directly behind the method,", source), ("--model", settings.model)):
+    needed = {"SOURCE, directly behind the method": source, "--model": settings.model, "--output-dir": args.output_dir}
+    for name, value in needed.items():
         if not value:
-            raise InputError(f"{prog} needs {flag} got none")
-    if not any(item.split("=")[0] in ("--output_dir", "--output-dir", "--config") for item in rest):
-        raise InputError(f"{prog} needs --output-dir, got none")
-    return settings, args, source, fields
+            raise InputError(f"{prog} needs {name}, got none")
+    if settings.limit is not None and settings.limit < 1:
+        raise InputError(f"--limit must be at least 1, got {settings.limit}")
+    if settings.lora_r < 0:
+        raise InputError(f"--lora_r must be at least 0, got {settings.lora_r}")
+    return settings, args, source, field_mapping(fields)
+
+
+def _take(arguments: Sequence[str], flag: str) -> tuple[list[str], list[str]]:
+    """The arguments without a flag that may stand several times, and its values: `flag value` or `flag=value`."""
+    rest, values = [], []
+    remaining = iter(arguments)
+    for item in remaining:
+        if item == flag:
+            value = next(remaining, None)
+            if value is None:
+                raise InputError(f"{flag} needs a value, got none")
+            values.append(value)
+        elif item.startswith(f"{flag}="):
+            values.append(item.removeprefix(f"{flag}="))
+        else:
+            rest.append(item)
+    return rest, values
+
+
+def find_checkpoint(wanted: str | None, folder: Path) -> str | None:
+    """The checkpoint that `--resume_from_checkpoint` means: a folder, or with "true" the last one in `folder`.
+
+    Raises `InputError` when it does not exist.
+    """
+    if wanted is None or wanted.casefold() == "false":
+        return None
+    if wanted.casefold() == "true":
+        last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+        if last is None:
+            raise InputError(f"--resume_from_checkpoint true: {folder} must hold a checkpoint, found none")
+        return str(last)
+    if not (Path(wanted) / "trainer_state.json").is_file():
+        raise InputError(
+            f"--resume_from_checkpoint must name a folder with trainer_state.json, or true, got {wanted!r}"
+        )
+    return wanted
 
 
 def load_splits(source: str, settings: TrainArguments, fields: dict[str, str]) -> tuple[list[Question], list[Question]]:
-    """Training and calibration questions; training questions that stand in another split too are left out, and told."""
+    """Training and calibration questions. A question that stands in a later one of train, calibration and test too is
+    left out, and told: nothing that is learned or fitted meets its own test.
+    """
     bad: list[str] = []
     on_bad = bad.append if settings.skip_bad else None
     train = load_questions(source, "train", fields=fields, on_bad=on_bad)
     calibration = load_questions(source, "calibration", fields=fields, on_bad=on_bad)
-    others = {"calibration": calibration}
+    test: list[Question] = []
     with suppress(InputError):  # a source need not have a test split
-        others["test"] = load_questions(source, "test", fields=fields, on_bad=lambda _: None)
-    twice = {item.second_id for item in find_overlap({**others, "train": train}) if item.second_split == "train"}
-    if bad:
-        print(f"caltune: skipped {len(bad)} bad rows:", *bad, sep="\n  ", file=sys.stderr)
+        test = load_questions(source, "test", fields=fields, on_bad=lambda _: None)
+    report_bad_rows(list(dict.fromkeys(bad)))  # two splits may be parts of one file
+    overlap = find_overlap({"test": test, "calibration": calibration, "train": train})
+    train = _without(train, "training", {item.second_id for item in overlap if item.second_split == "train"})
+    twice = {item.second_id for item in overlap if item.second_split == "calibration"}
+    return train[: settings.limit], _without(calibration, "calibration", twice)
+
+
+def _without(questions: Sequence[Question], name: str, twice: set[str]) -> list[Question]:
     if twice:
-        print(f"caltune: {len(twice)} training questions stand in another split too and are left out", file=sys.stderr)
-    train = [question for question in train if question.id not in twice]
-    return train[: settings.limit], calibration
+        print(f"caltune: {len(twice)} {name} questions stand in another split too and are left out", file=sys.stderr)
+    kept = [question for question in questions if question.id not in twice]
+    if not kept:
+        raise InputError(f"{name}: at least one question must stand in no other split, got none")
+    return kept
 
 
 def build_trainer(
@@ -138,7 +196,14 @@ def save(trainer: CalibrationTrainer, folder: Path) -> None:
     try:
         trainer.save_model(str(unfinished))
         trainer.state.save_to_json(str(unfinished / "trainer_state.json"))
-        for path in unfinished.iterdir():
-            os.replace(path, folder / path.name)
+        (unfinished / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing reads
+        names = {path.name for path in unfinished.iterdir()}
+        for name in names:
+            os.replace(unfinished / name, folder / name)
+        # Of an earlier run: an adapter, or weights cut otherwise, would be loaded in place of the new ones.
+        for pattern in ("adapter_*", "model*.safetensors*", "config.json"):
+            for path in folder.glob(pattern):
+                if path.name not in names:
+                    path.unlink()
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

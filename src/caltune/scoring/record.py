@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from caltune import __version__
+from caltune.errors import InputError
 from caltune.formats import ScoreFile, write_scores
 from caltune.models import load_model
 from caltune.prompts import render
@@ -37,8 +40,11 @@ def score_to_file(
     """`score` with a model or the name of one, written to `path` with its metadata; `how` goes to `score`.
 
     A fine-tuned model's folder also tells the course of its training, which goes along.
+
+    Raises `InputError` for what cannot be loaded, scored or written.
     """
     name = model_name or str(model)
+    course = training_course(Path(name))
     if tokenizer is None:
         model, tokenizer = load_model(model, device=device)
     scores = score(model, tokenizer, questions, progress=progress, **how)
@@ -51,10 +57,10 @@ def score_to_file(
         "reduction": how.get("reduction", "sum"),
         "template": how.get("template", "auto"),
         "prompt_example": render(questions[0], tokenizer, **rendering).text,
-        "versions": {package: version(package) for package in ("caltune", "torch", "transformers")},
+        "versions": {"caltune": __version__, **{package: version(package) for package in ("torch", "transformers")}},
         "seed": seed,
         "examples": surely_wrong(scores, questions),
-        **training_course(Path(name)),
+        **course,
         **(extra or {}),
     }
     write_scores(path, scores, metadata)
@@ -72,9 +78,26 @@ def surely_wrong(scores: OptionLogits, questions: Sequence[Question], count: int
 
 
 def training_course(folder: Path) -> dict[str, Any]:
-    """{"training": evaluations in the order of training}, when the folder holds a trainer's state; else {}."""
+    """{"training": evaluations in the order of training}, when the folder holds a trainer's state; else {}.
+
+    A number that is not finite becomes None. Raises `InputError` for a state that a trainer did not write.
+    """
     state = folder / "trainer_state.json"
     if not state.is_file():
         return {}
-    history = json.loads(state.read_text(encoding="utf-8"))["log_history"]
-    return {"training": [entry for entry in history if "eval_ece" in entry]}
+    try:
+        history = json.loads(state.read_text(encoding="utf-8"), parse_constant=lambda _: None)["log_history"]
+        return {"training": [entry for entry in history if "eval_ece" in entry]}
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise InputError(f"{state}: must be what a trainer wrote, with 'log_history', got {error!r}") from error
+
+
+def require_device(name: str | None) -> None:
+    """Raise `InputError` unless torch can put something on the device of that name."""
+    if name is None:
+        return
+    try:
+        torch.empty(1, device=name).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"device must be one that torch can use here, such as cpu, got {name!r}: {reason}") from error
