@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import string
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|start|>' + message['role'] + '\n' + message['content'] + '<|end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|start|>assistant\n' }}{% endif %}"
 )
+CHARACTERS = [*string.ascii_letters, *string.digits, " ", "\n", ":", ".", "?", "_"]
+COLON_TEMPLATE = "{{ messages[0]['content'] }}:"  # a chat in which the answer begins behind a colon
 CAPITALS = {
     "France": "Paris",
     "Japan": "Tokyo",
@@ -53,6 +56,15 @@ def tiny_tokenizer(*, chat: bool = True) -> PreTrainedTokenizerFast:
     )
     fast.chat_template = CHAT_TEMPLATE if chat else None
     return fast
+
+
+def character_tokenizer(*merges: tuple[str, str], template: str | None = None) -> PreTrainedTokenizerFast:
+    """One token a character, but for the merges; a character it does not know adds no token."""
+    vocabulary = {token: i for i, token in enumerate(["<s>", "</s>", *CHARACTERS, *(a + b for a, b in merges)])}
+    backend = Tokenizer(models.BPE(vocabulary, list(merges)))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
+    tokenizer.chat_template = template
+    return tokenizer
 
 
 def tiny_model(*, seed: int = 0, **settings: Any) -> LlamaForCausalLM:

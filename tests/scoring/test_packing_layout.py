@@ -71,6 +71,12 @@ def test_rows_hold_every_question_once(row_tokens: int) -> None:
         assert batch.owners[:, 0].tolist() == list(range(len(questions)))
 
 
+def test_the_longest_question_is_placed_first() -> None:
+    questions = [EncodedQuestion(prompt=(5,) * length, options=((6,), (7,))) for length in (1, 1, 1, 3)]
+    # 6 tokens in rows of 3: the 3 alone, the ones together. In the given order the 3 would follow a 1.
+    assert pack(questions, 0, row_tokens=3).input_ids.shape == (2, 3)
+
+
 def test_to_moves_every_tensor() -> None:
     moved = pack(ragged_questions(), 0).to("meta")
     assert all(getattr(moved, name).device.type == "meta" for name in PackedBatch.__slots__)

@@ -31,7 +31,11 @@ def encode(
 ) -> list[EncodedQuestion]:
     """Tokenise prompts with each of their continuations; a chat template brings its special tokens itself."""
     texts = [text for prompt in prompts for text in (prompt.text, *(prompt.text + c for c in prompt.continuations))]
-    ids = iter(tokenizer(texts, add_special_tokens=special_tokens).input_ids if texts else [])
+    rows = tokenizer(texts, add_special_tokens=special_tokens).input_ids if texts else []
+    if special_tokens:
+        # Some tokenizers also append an end-of-text token, which is no part of the option's own text.
+        rows = [row[:-1] if row and row[-1] == tokenizer.eos_token_id else row for row in rows]
+    ids = iter(rows)
     encoded = []
     for question, prompt in zip(questions, prompts, strict=True):
         alone = next(ids)
@@ -40,8 +44,8 @@ def encode(
         if shared == 0:
             raise InputError(f"question {question.id}: its prompt has no token of its own: {prompt.text!r}")
         options = tuple(tuple(whole[shared:]) for whole in together)
-        for text, option in zip(question.options, options, strict=True):
-            if not option:
+        for text, option, whole in zip(question.options, options, together, strict=True):
+            if not option or whole == alone:
                 raise InputError(f"question {question.id}: the option {text!r} adds no token to the prompt")
         encoded.append(EncodedQuestion(prompt=tuple(alone[:shared]), options=options))
     return encoded
