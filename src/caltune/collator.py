@@ -7,9 +7,13 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
+from datasets import Dataset
 from torch import Tensor
 
+from caltune.errors import InputError
+from caltune.scoring.engine import encode_questions
 from caltune.scoring.packing import EncodedQuestion, PackedBatch, pack
+from caltune.types import Question
 
 BATCH_FIELDS = tuple(f.name for f in fields(PackedBatch))
 ROW_TOKENS = 512  # questions share rows of this length, so that mixed lengths leave little padding
@@ -57,6 +61,27 @@ class AnswerCollator:
             "labels": torch.tensor([feature["label"] for feature in features]),
             "rows": torch.tensor([feature["row"] for feature in features]),
         }
+
+
+def question_rows(
+    questions: Sequence[Question], tokenizer: Any, *, answers: Any, template: Any, context: int | None
+) -> Dataset:
+    """Questions as a data set of token ids, labels and row numbers.
+
+    Raises `InputError` for a question without an answer, and what `encode_questions` raises.
+    """
+    unlabelled = [q.id for q in questions if q.answer is None]
+    if unlabelled:
+        raise InputError(f"{len(unlabelled)} questions have no answer, the first is id {unlabelled[0]!r}")
+    encoded = encode_questions(questions, tokenizer, answers=answers, template=template, context=context)
+    return Dataset.from_dict(
+        {
+            "prompt_ids": [list(item.prompt) for item in encoded],
+            "option_ids": [[list(option) for option in item.options] for item in encoded],
+            "label": [q.answer for q in questions],
+            "row": list(range(len(encoded))),
+        }
+    )
 
 
 def encoded_row(row: dict[str, Any]) -> EncodedQuestion:

@@ -7,8 +7,10 @@ labels, and a hook hands the output head only those positions (`caltune.scoring.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,14 +20,16 @@ from torch import Tensor
 from transformers import AutoTokenizer, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from caltune.collator import BATCH_FIELDS, AnswerCollator, AnswerOutputs, encoded_row
+from caltune.collator import BATCH_FIELDS, AnswerCollator, AnswerOutputs, encoded_row, question_rows
 from caltune.errors import InputError
 from caltune.losses import cross_entropy_loss
 from caltune.metrics import accuracy, brier, ece, mean_confidence, nll
 from caltune.models import default_dtype, load_model
-from caltune.scoring.engine import context_length, encode_questions, score_encoded
+from caltune.scoring.engine import context_length, score_encoded
 from caltune.scoring.packing import PackedBatch, forward, option_logits, token_log_probabilities
 from caltune.types import OptionLogits, Question
+
+STATE_FILE = "calibration_state.json"  # beside the optimizer's state in a checkpoint
 
 
 @dataclass
@@ -55,7 +59,7 @@ class CalibrationConfig(SFTConfig):
 
     def __post_init__(self) -> None:
         accelerator = torch.cuda.is_available() or (hasattr(torch, "xpu") and torch.xpu.is_available())
-        if self.bf16 is None and not accelerator:
+        if self.bf16 is None and (self.use_cpu or not accelerator):
             self.bf16 = False
         # Questions are tokenised here, not by TRL.
         self.dataset_kwargs = {**(self.dataset_kwargs or {}), "skip_prepare_dataset": True}
@@ -64,6 +68,9 @@ class CalibrationConfig(SFTConfig):
         require("reduction", self.reduction, ("sum", "mean", "min"))
         require("template", self.template, ("auto", "chat", "plain"))
         require("answer_loss", self.answer_loss, ("options", "tokens"))
+        # Both act in TRL's own loss, which is not used here.
+        require("loss_type", self.loss_type, ("nll",))
+        require("label_smoothing_factor", self.label_smoothing_factor, (0,))
 
 
 def require(name: str, value: object, allowed: Sequence[object]) -> None:
@@ -113,6 +120,8 @@ class CalibrationTrainer(SFTTrainer):
             processing_class = processing_class or AutoTokenizer.from_pretrained(model)
         if processing_class is None:
             raise InputError("processing_class must be given with a model that is already loaded, got None")
+        if processing_class.pad_token is None:
+            processing_class.pad_token = processing_class.eos_token
         if not train_dataset:
             raise InputError("train_dataset must hold at least one question, got none")
         held_out = {q.id for data in (eval_dataset, calibration_dataset) for q in data or ()}
@@ -121,11 +130,10 @@ class CalibrationTrainer(SFTTrainer):
             raise InputError(f"{len(shared)} training questions are also held out, the first is id {shared[0]!r}")
         self._config = args
         self._user_metrics = compute_metrics
-        self._tokenizer_and_context = (
-            processing_class,
-            None if isinstance(model, str) else context_length(model),
-        )
-        self._terms: dict[str, list[Tensor]] = {}
+        self._context = None if isinstance(model, str) else context_length(model)
+        self.processing_class = processing_class
+        self._terms: dict[str, tuple[Tensor | float, int]] = {}
+        self.state_restored = False
         self.calibration_questions = list(calibration_dataset or ())
         everything = [*train_dataset, *(eval_dataset or ()), *self.calibration_questions]
         collator = AnswerCollator(processing_class.pad_token_id, max(len(q.options) for q in everything))
@@ -154,6 +162,13 @@ class CalibrationTrainer(SFTTrainer):
     def refresh(self) -> None:
         """Called before the first step and at each epoch's begin: fit here what depends on the present model."""
 
+    def method_state(self) -> dict[str, Any]:
+        """What `refresh` has fitted, as JSON holds it: saved with a checkpoint, so that resuming is exact."""
+        return {}
+
+    def restore_method_state(self, state: dict[str, Any]) -> None:
+        """Take over what `method_state` gave."""
+
     # What a method may use.
 
     def answer_losses(self, outputs: AnswerOutputs) -> Tensor:
@@ -176,29 +191,15 @@ class CalibrationTrainer(SFTTrainer):
 
     def record(self, name: str, values: Tensor) -> None:
         """Add values to be logged as a mean; kept on the device, so that a step never waits for the host."""
-        self._terms.setdefault(name, []).append(values.detach().float().mean())
+        total, count = self._terms.get(name, (0.0, 0))
+        self._terms[name] = (total + values.detach().float().sum(), count + values.numel())
 
     # TRL's machinery.
 
     def _tokenise(self, questions: Sequence[Question]) -> Dataset:
-        unlabelled = [q.id for q in questions if q.answer is None]
-        if unlabelled:
-            raise InputError(f"{len(unlabelled)} questions have no answer, the first is id {unlabelled[0]!r}")
-        tokenizer, context = self._tokenizer_and_context
-        encoded = encode_questions(
-            questions,
-            tokenizer,
-            answers=self._config.answers,
-            template=self._config.template,
-            context=context,
-        )
-        return Dataset.from_dict(
-            {
-                "prompt_ids": [list(item.prompt) for item in encoded],
-                "option_ids": [[list(option) for option in item.options] for item in encoded],
-                "label": [q.answer for q in questions],
-                "row": list(range(len(encoded))),
-            }
+        answers, template = self._config.answers, self._config.template
+        return question_rows(
+            questions, self.processing_class, answers=answers, template=template, context=self._context
         )
 
     def _set_signature_columns_if_needed(self) -> None:
@@ -228,13 +229,11 @@ class CalibrationTrainer(SFTTrainer):
             logits=logits,
             batch=batch,
         )
-        if not model.training:
-            loss = self.answer_losses(outputs).mean()
-            return (loss, outputs) if return_outputs else loss
-        losses = self.question_losses(outputs)
-        count = len(losses) * self.accelerator.num_processes if num_items_in_batch is None else num_items_in_batch
-        # Gradients are averaged over processes, and the count is over all of them.
-        loss = losses.sum() * self.accelerator.num_processes / count
+        losses = self.question_losses(outputs) if model.training else self.answer_losses(outputs)
+        if not model.training or num_items_in_batch is None:
+            loss = losses.mean()
+        else:  # gradients are averaged over processes, and the count is over all of them
+            loss = losses.sum() * self.accelerator.num_processes / num_items_in_batch
         return (loss, outputs) if return_outputs else loss
 
     def prediction_step(
@@ -249,9 +248,10 @@ class CalibrationTrainer(SFTTrainer):
     def evaluate(self, eval_dataset: Any = None, **kwargs: Any) -> dict[str, float]:
         """Evaluate on a list of `Question`, or on the data set given at the start."""
         if eval_dataset is not None and not isinstance(eval_dataset, (Dataset, str)):
+            most = max((len(question.options) for question in eval_dataset), default=0)
+            self.data_collator = replace(self.data_collator, options=max(self.data_collator.options, most))
             eval_dataset = self._tokenise(eval_dataset)
-        result: dict[str, float] = super().evaluate(eval_dataset=eval_dataset, **kwargs)
-        return result
+        return super().evaluate(eval_dataset=eval_dataset, **kwargs)
 
     def _option_metrics(self, prediction: Any) -> dict[str, float]:
         ids = tuple(map(str, range(len(prediction.label_ids))))
@@ -268,10 +268,22 @@ class CalibrationTrainer(SFTTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the means of what was recorded since the last training log."""
-        if self.model.training:
-            logs.update({name: torch.stack(values).mean().item() for name, values in self._terms.items()})
+        if "loss" in logs:
+            logs.update({name: (total / count).item() for name, (total, count) in self._terms.items()})
+        if "loss" in logs or "train_loss" in logs:  # not those of an evaluation
             self._terms.clear()
         super().log(logs, start_time)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.args.should_save:
+            Path(output_dir, STATE_FILE).write_text(json.dumps(self.method_state()), encoding="utf-8")
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and Path(checkpoint, STATE_FILE).is_file():
+            self.restore_method_state(json.loads(Path(checkpoint, STATE_FILE).read_text(encoding="utf-8")))
+            self.state_restored = True
 
     def _send_telemetry(self) -> None:
         """TRL reports usage to its makers; caltune reports nothing to anyone."""
@@ -281,5 +293,8 @@ class _EpochBegin(TrainerCallback):
     def __init__(self, trainer: CalibrationTrainer) -> None:
         self.trainer = trainer
 
-    def on_epoch_begin(self, *_: Any, **__: Any) -> None:
-        self.trainer.refresh()
+    def on_epoch_begin(self, _: Any, state: Any, *__: Any, **___: Any) -> None:
+        restored, self.trainer.state_restored = self.trainer.state_restored, False
+        # An epoch resumed in its middle goes on with what was fitted at its begin.
+        if not restored or float(state.epoch).is_integer():
+            self.trainer.refresh()

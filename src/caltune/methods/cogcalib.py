@@ -12,7 +12,7 @@ what is known changes. `docs/papers.md` lists where this departs from the paper,
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -55,8 +55,9 @@ class CogCalibConfig(CalibrationConfig):
             ("margin", 0, math.inf),
             ("style_share", 0, 1),
         ):
-            if not low <= getattr(self, name) <= high:
-                raise InputError(f"{name} must lie in [{low}, {high}], got {getattr(self, name)}")
+            value = getattr(self, name)
+            if not (low <= value <= high and math.isfinite(value)):
+                raise InputError(f"{name} must be finite and in [{low}, {high}], got {value}")
 
 
 class CogCalibTrainer(CalibrationTrainer):
@@ -77,8 +78,10 @@ class CogCalibTrainer(CalibrationTrainer):
         self.add_callback(_AfterStyle(self))
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Note what the model knows before it learns anything, also when a checkpoint is resumed."""
-        self.known = self.present_logits(self.calibration_rows).decide().correct > 0
+        """Note what the model knows before it learns anything; a checkpoint brings its own note."""
+        if not len(self.known):
+            self.known = self.present_logits(self.calibration_rows).decide().correct > 0
+        self.detector = None
         return super().train(*args, **kwargs)
 
     @property
@@ -92,6 +95,13 @@ class CogCalibTrainer(CalibrationTrainer):
             nll = -self.present_logits(self.calibration_rows).log_probabilities()
             answer = nll[np.arange(len(nll)), self.calibration_rows["label"]]
             self.detector = fit_detector(answer, self.known)
+
+    def method_state(self) -> dict[str, Any]:
+        return {"known": self.known.tolist(), "detector": self.detector and asdict(self.detector)}
+
+    def restore_method_state(self, state: dict[str, Any]) -> None:
+        self.known = np.array(state["known"], dtype=bool)
+        self.detector = Detector(**state["detector"]) if state["detector"] else None
 
     def question_losses(self, outputs: AnswerOutputs) -> Tensor:
         """L_CE, and α·L_cal where the answer's NLL says that it is known."""

@@ -12,6 +12,7 @@ size. M-step: train with these fixed. `docs/papers.md` lists where this departs 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,8 +57,8 @@ class RCFTConfig(CalibrationConfig):
         require("bin_weights", self.bin_weights, ("equal", "count"))
         if self.bins < 1:
             raise InputError(f"bins must be at least 1, got {self.bins}")
-        if not self.calibration_weight >= 0:
-            raise InputError(f"calibration_weight must be at least 0, got {self.calibration_weight}")
+        if not 0 <= self.calibration_weight < math.inf:
+            raise InputError(f"calibration_weight must be at least 0 and finite, got {self.calibration_weight}")
 
 
 class RCFTTrainer(CalibrationTrainer):
@@ -86,6 +87,13 @@ class RCFTTrainer(CalibrationTrainer):
         weights = len(bins) / sizes if args.bin_weights == "equal" else np.ones(len(bins))
         self.targets = torch.tensor(targets, dtype=torch.float32, device=self.accelerator.device)
         self.weights = torch.tensor(weights, dtype=torch.float32, device=self.accelerator.device)
+
+    def method_state(self) -> dict[str, Any]:
+        return {"targets": self.targets.tolist(), "weights": self.weights.tolist()}
+
+    def restore_method_state(self, state: dict[str, Any]) -> None:
+        self.targets = torch.tensor(state["targets"], device=self.accelerator.device)
+        self.weights = torch.tensor(state["weights"], device=self.accelerator.device)
 
     def question_losses(self, outputs: AnswerOutputs) -> Tensor:
         """L_SFT + λ·N·(1/N_m)·[…]: its mean over all training questions is L_SFT + λ·L_ECE exactly."""
