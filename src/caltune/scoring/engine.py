@@ -30,8 +30,10 @@ def encode_questions(
 ) -> list[EncodedQuestion]:
     """Tokenise questions for `answers` and check that they fit a model's `context` (in tokens).
 
-    Raises `InputError` for a question that does not fit, and what the encoders raise.
+    Raises `InputError` for unknown `answers` or a question that does not fit, and what the encoders raise.
     """
+    if answers not in ("continuations", "letters"):
+        raise InputError(f"answers must be continuations or letters, got {answers!r}")
     encoder = encode_letters if answers == "letters" else encode_continuations
     encoded = encoder(questions, tokenizer, template)
     for question, item in zip(questions, encoded, strict=True):
@@ -73,11 +75,10 @@ def score(
     if not questions:
         raise InputError("there are no questions to score")
     encoded = encode_questions(questions, tokenizer, answers=answers, template=template, context=context_length(model))
+    pad_id = 0 if tokenizer.pad_token_id is None else tokenizer.pad_token_id  # no token sees it, so any will do
     return OptionLogits(
         ids=tuple(question.id for question in questions),
-        logits=score_encoded(
-            model, encoded, tokenizer.pad_token_id, reduction=reduction, batch_tokens=batch_tokens, progress=progress
-        ),
+        logits=score_encoded(model, encoded, pad_id, reduction=reduction, batch_tokens=batch_tokens, progress=progress),
         labels=np.array([-1 if q.answer is None else q.answer for q in questions], dtype=np.int32),
         groups=tuple(question.group for question in questions),
     )
