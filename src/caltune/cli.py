@@ -184,7 +184,7 @@ def _data(arguments: argparse.Namespace) -> None:
                 others[name] = load_questions(
                     arguments.source, name, fields=field_mapping(arguments.field), on_bad=lambda _: None
                 )
-        lines += overlap_lines(find_overlap(others))
+        lines += overlap_lines([item for item in find_overlap(others) if item.first_split == arguments.split])
     first = next((question for question in questions if question.options), None)
     if first is None:
         lines.append(f"first question (open-ended): {one_line(questions[0].text)}")

@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from caltune import methods
 from caltune.data import load_questions
 from caltune.errors import InputError
@@ -18,7 +20,7 @@ from caltune.scoring.record import score_to_file, training_course
 from caltune.training import TrainArguments, build_trainer, save
 
 SOURCE, MODEL, SEED = "world-facts", "smollm2", 0
-SIZES = {"train": 400, "calibration": 400, "test": 1000}
+SIZES = {"train": 320, "calibration": 320, "test": 1000}
 QUICK_SIZES = {"train": 96, "calibration": 96, "test": 160}
 CALIBRATED = "cogcalib-label-smoothing"
 CONTEXT = (
@@ -80,6 +82,7 @@ def run_demo(output: Path, *, quick: bool = False) -> Path:
             report_to="none",
             activation_checkpointing=False,
             disable_tqdm=True,
+            dataloader_pin_memory=torch.cuda.is_available(),
             **settings,
         )
         trainer = build_trainer(method, args, TrainArguments(), model, tokenizer, data["train"], data["calibration"])

@@ -75,6 +75,9 @@ def parse(
     # LoRA wants a higher learning rate than TRL's default, and evaluation is what this is about.
     parser.set_defaults(learning_rate=3e-4, per_device_train_batch_size=16, eval_strategy="epoch", report_to="none")
     parser.set_defaults(output_dir="")  # TRL would choose one
+    parser.set_defaults(
+        dataloader_pin_memory=torch.cuda.is_available()
+    )  # torch warns where there is nothing to pin for
     rest = list(arguments)
     source = rest.pop(0) if rest and not rest[0].startswith("-") else ""
     rest, fields = _take(rest, "--field")
