@@ -48,8 +48,14 @@ def fit_detector(answer_nll: FloatArray, known: NDArray[np.bool_]) -> Detector:
     values, flags = answer_nll[order], known[order]
     # After the i-th smallest: how many known lie at or below the cut, how many unknown above it.
     cut = np.flatnonzero(np.append(np.diff(values) > 0, True))
-    true_positive = np.cumsum(flags)[cut] / flags.sum()
-    true_negative = 1 - np.cumsum(~flags)[cut] / (~flags).sum()
-    best = int(np.argmax(true_positive + true_negative))
+    positives, negatives = int(flags.sum()), int((~flags).sum())
+    true_positive = np.cumsum(flags)[cut]
+    true_negative = negatives - np.cumsum(~flags)[cut]
+    # In whole numbers, so that equal sums of rates compare as equal.
+    best = int(np.argmax(true_positive * negatives + true_negative * positives))
     upper = values[cut[best] + 1] if cut[best] + 1 < len(values) else values[cut[best]]
-    return Detector(float((values[cut[best]] + upper) / 2), float(true_positive[best]), float(true_negative[best]))
+    return Detector(
+        threshold=float((values[cut[best]] + upper) / 2),
+        true_positive_rate=float(true_positive[best] / positives),
+        true_negative_rate=float(true_negative[best] / negatives),
+    )

@@ -1,0 +1,122 @@
+"""The NLL detector: against brute force, ties, one-sided data, a planted threshold, order only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from caltune.errors import InputError
+from caltune.knowledge import Detector, fit_detector
+
+
+def brute_force(nll: np.ndarray, known: np.ndarray) -> tuple[Fraction, float]:
+    """Exact best TPR + TNR over every threshold that is an NLL, and the lowest such NLL."""
+    best, where = Fraction(-1), math.nan
+    for threshold in sorted(set(nll.tolist())):
+        true_positive = sum(1 for x, k in zip(nll, known, strict=True) if k and x <= threshold)
+        true_negative = sum(1 for x, k in zip(nll, known, strict=True) if not k and x > threshold)
+        value = Fraction(true_positive, int(known.sum())) + Fraction(true_negative, int((~known).sum()))
+        if value > best:
+            best, where = value, threshold
+    return best, where
+
+
+@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("size", [2, 7, 40])
+def test_against_brute_force(seed: int, size: int) -> None:
+    draw = np.random.default_rng([seed, size])
+    nll = draw.integers(0, 12, size) / 4 if seed % 2 else draw.exponential(size=size)  # half of them with many ties
+    known = draw.random(size) < np.exp(-nll)
+    known[0], known[-1] = True, False
+    found = fit_detector(nll, known)
+    best, where = brute_force(nll, known)
+    # The same questions are known as with the lowest best threshold: exact even where rates tie.
+    assert ((nll <= found.threshold) == (nll <= where)).all()
+    assert found.true_positive_rate + found.true_negative_rate == pytest.approx(float(best), abs=1e-12)
+    assert found.true_positive_rate == pytest.approx((nll[known] <= found.threshold).mean())
+    assert found.true_negative_rate == pytest.approx((nll[~known] > found.threshold).mean())
+
+
+def test_by_hand() -> None:
+    # Cut after 0.2: TPR 2/3, TNR 2/2, sum 5/3. After 1.0 (known again): TPR 1, TNR 1/2. Half-way from 0.2 to 0.6.
+    nll = np.array([1.0, 0.2, 0.6, 0.1, 3.0])
+    known = np.array([True, True, False, True, False])
+    found = fit_detector(nll, known)
+    assert found.threshold == pytest.approx(0.4)
+    assert found.true_positive_rate == pytest.approx(2 / 3)
+    assert found.true_negative_rate == 1
+
+
+def test_equal_nlls_fall_on_one_side() -> None:
+    # Three questions at 0.5 cannot be told apart: TPR 1 and TNR 1/2 with them, 0 and 1 without. Half-way to 2.
+    found = fit_detector(np.array([0.5, 0.5, 0.5, 2.0]), np.array([True, True, False, False]))
+    assert found == Detector(1.25, 1.0, 0.5)
+
+
+def test_among_equals_the_lowest() -> None:
+    # known, unknown, known, unknown: TPR + TNR is 1/2 + 1 after the first, 1 + 1/2 after the third.
+    found = fit_detector(np.array([1.0, 2.0, 3.0, 4.0]), np.array([True, False, True, False]))
+    assert found == Detector(1.5, 0.5, 1.0)
+    # 1/3 + 1 and 1 + 1/3 are equal, though not as sums of rounded rates.
+    known = np.array([True, False, False, True, True, False])
+    assert fit_detector(np.arange(6.0), known).threshold == 0.5
+
+
+def test_where_nothing_beats_chance_all_are_known() -> None:
+    found = fit_detector(np.array([1.0, 2.0]), np.array([False, True]))
+    assert found == Detector(2.0, 1.0, 0.0)
+
+
+def test_one_kind_only() -> None:
+    everything = fit_detector(np.array([0.1, 9.0]), np.array([True, True]))
+    assert (everything.threshold, everything.true_positive_rate) == (math.inf, 1.0)
+    assert math.isnan(everything.true_negative_rate)
+    nothing = fit_detector(np.array([0.1]), np.array([False]))
+    assert (nothing.threshold, nothing.true_negative_rate) == (-math.inf, 1.0)
+    assert math.isnan(nothing.true_positive_rate)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_an_nll_must_be_finite(bad: float) -> None:
+    with pytest.raises(InputError, match=f"an answer's NLL must be finite, got {bad}"):
+        fit_detector(np.array([0.1, bad]), np.array([True, False]))
+
+
+@pytest.mark.parametrize(
+    ("nll", "known"),
+    [([], []), ([0.1, 0.2], [True]), ([[0.1]], [[True]]), (0.1, True)],
+)
+def test_shapes_must_agree(nll: object, known: object) -> None:
+    with pytest.raises(InputError, match="a detector needs NLLs and known flags of one length above 0, got"):
+        fit_detector(np.array(nll), np.array(known, dtype=bool))
+
+
+def test_a_planted_threshold_is_found() -> None:
+    draw = np.random.default_rng(0)
+    nll = draw.exponential(size=4000)
+    known = (nll <= 0.7) ^ (draw.random(4000) < 0.05)  # five in a hundred flags are wrong
+    found = fit_detector(nll, known)
+    assert found.threshold == pytest.approx(0.7, abs=0.02)
+    assert found.true_positive_rate > 0.9
+    assert found.true_negative_rate > 0.9
+
+
+@pytest.mark.parametrize("change", [np.exp, lambda x: 5 * x - 3, np.sqrt, lambda x: -1 / (1 + x)])
+def test_only_the_order_matters(change: Callable[[np.ndarray], np.ndarray]) -> None:
+    draw = np.random.default_rng(1)
+    nll = draw.exponential(size=200)
+    known = draw.random(200) < np.exp(-nll)
+    before, after = fit_detector(nll, known), fit_detector(change(nll), known)
+    assert ((nll <= before.threshold) == (change(nll) <= after.threshold)).all()
+    assert before.true_positive_rate == after.true_positive_rate
+
+
+def test_the_order_of_the_questions_does_not_matter() -> None:
+    draw = np.random.default_rng(2)
+    nll, known = draw.integers(0, 9, 60) / 2, draw.random(60) < 0.5
+    order = draw.permutation(60)
+    assert fit_detector(nll[order], known[order]) == fit_detector(nll, known)
