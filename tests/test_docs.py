@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import csv
 import json
@@ -113,15 +114,21 @@ def place(questions: list[Question], tmp_path: Path, monkeypatch: pytest.MonkeyP
     ("page", "words"), ALL_COMMANDS, ids=[f"{page}: {' '.join(w)}"[:70] for page, w in ALL_COMMANDS]
 )
 def test_command_parses(page: str, words: list[str]) -> None:
-    if words[0] != "train" or "--help" in words:
-        _parser().parse_args(words)
+    flags = {word.partition("=")[0] for word in words[1:] if re.match("--?[a-z]", word)}
+    if words[0] != "train":
+        parser = _parser()
+        parser.parse_args(words)
+        (verbs,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+        assert flags <= verbs.choices[words[0]]._option_string_actions.keys()  # argparse takes abbreviations too
         return
-    from caltune.training import parse
+    from caltune.training import TrainArguments, parse
 
     settings, args, source, _ = parse(METHODS[words[1]], words[2:], prog="caltune train")
     assert source == words[2]
     assert settings.model
     assert args.output_dir
+    known = {"field", "config"} | {f.name for config in (TrainArguments, type(args)) for f in fields(config)}
+    assert {flag.lstrip("-").replace("-", "_") for flag in flags} <= known
 
 
 def test_commands_are_found() -> None:
