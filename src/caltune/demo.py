@@ -11,9 +11,9 @@ import torch
 
 from caltune import methods
 from caltune.data import load_questions
-from caltune.errors import InputError
 from caltune.formats import ScoreFile
 from caltune.models import load_model
+from caltune.output import require_folder
 from caltune.recalibrate import fit_temperature
 from caltune.report.page import Entry, write_report
 from caltune.scoring.record import score_to_file, training_course
@@ -22,7 +22,6 @@ from caltune.training import TrainArguments, build_trainer, save
 SOURCE, MODEL, SEED = "world-facts", "smollm2", 0
 SIZES = {"train": 320, "calibration": 320, "test": 1000}
 QUICK_SIZES = {"train": 96, "calibration": 96, "test": 160}
-CALIBRATED = "cogcalib-label-smoothing"
 CONTEXT = (
     "SmolLM2-135M-Instruct, an aligned model, answered questions about the world, was fine-tuned twice on the same "
     "questions, plainly (sft) and with calibration (cogcalib), and answered again. All numbers are from questions that "
@@ -30,16 +29,26 @@ CONTEXT = (
 )
 
 
+class _Course(TrainerCallback):
+    """Says after each epoch what the model has become on calibration questions."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say = say
+
+    def on_evaluate(self, _: Any, state: Any, *__: Any, metrics: dict[str, float], **___: Any) -> None:
+        right, sure = metrics["eval_accuracy"], metrics["eval_confidence"]
+        self.say(f"  epoch {state.epoch:.0f}: on calibration questions right {right:.1%}, says {sure:.1%}")
+
+
 def run_demo(output: Path, *, quick: bool = False) -> Path:
     """Score, fine-tune plainly, fine-tune with calibration, score again, report; the page's address is printed last.
 
     Everything is left in `output`: adapters, scores and `report.html`. A later call overwrites it.
+    Raises `InputError` where no folder can be made.
     """
     start = time.perf_counter()
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{output}: cannot be made a folder: {error}") from error
+    require_folder(output)
+    output.mkdir(parents=True, exist_ok=True)
     sizes = QUICK_SIZES if quick else SIZES
     data = {split: random.Random(SEED).sample(load_questions(SOURCE, split), size) for split, size in sizes.items()}
 
@@ -61,7 +70,7 @@ def run_demo(output: Path, *, quick: bool = False) -> Path:
         )
         decided = file.scores.decide()
         right, sure = decided.correct.mean(), decided.confidence.mean()
-        say(f"{name}: on {len(decided)} {split} questions it is right {right:.1%} of the time and says {sure:.1%}")
+        say(f"{name}: on {len(decided)} {split} questions it is right {right:.1%} of the time, and says {sure:.1%}")
         return file
 
     say(f"{MODEL}, before fine-tuning")
@@ -86,6 +95,8 @@ def run_demo(output: Path, *, quick: bool = False) -> Path:
             **settings,
         )
         trainer = build_trainer(method, args, TrainArguments(), model, tokenizer, data["train"], data["calibration"])
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(_Course(say))
         trainer.train()
         save(trainer, output / name)
         model = trainer.model.merge_and_unload().eval()

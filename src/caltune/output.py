@@ -77,10 +77,11 @@ def report_bad_rows(bad: Sequence[str]) -> None:
 def quiet() -> None:
     """Leave the terminal to caltune: libraries' progress bars and advice stay out of it."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     import warnings
 
     from transformers.utils import logging
 
+    if "TRANSFORMERS_VERBOSITY" not in os.environ:
+        logging.set_verbosity_error()
     logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|trl|peft")

@@ -1,0 +1,108 @@
+"""Lines for the terminal, against hand-made summaries."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from caltune.data import Overlap
+from caltune.metrics import Comparison, Difference, Interval, Summary
+from caltune.prompts import Prompt
+from caltune.report.terminal import comparison_lines, metrics_lines, overlap_lines, prompt_lines, source_lines
+from caltune.types import Question
+
+SUMMARY = Summary(
+    n=20,
+    metrics={
+        "accuracy": Interval(0.75, 0.5, 1.0),
+        "ece": Interval(0.125, 0.0625, 0.25),
+        "ece_mass": Interval(0.1, 0.05, 0.2),
+        "auroc": Interval(float("nan"), float("nan"), float("nan")),
+    },
+    noise_floor=0.0312,
+    noise_floor_mass=0.0299,
+)
+
+
+def test_one_line_a_metric_one_column_a_model_and_noise_floors_below_their_ece():
+    other = replace(SUMMARY, n=1000, metrics={**SUMMARY.metrics, "accuracy": Interval(0.5, 0.25, 0.75)})
+    assert metrics_lines({"a": SUMMARY, "a longer name": other}) == [
+        "                    a                        a longer name",
+        "questions           20                       1000",
+        "accuracy            0.7500 [0.5000, 1.0000]  0.5000 [0.2500, 0.7500]",
+        "ece                 0.1250 [0.0625, 0.2500]  0.1250 [0.0625, 0.2500]",
+        "  noise_floor       0.0312                   0.0312",
+        "ece_mass            0.1000 [0.0500, 0.2000]  0.1000 [0.0500, 0.2000]",
+        "  noise_floor_mass  0.0299                   0.0299",
+        "auroc               nan [nan, nan]           nan [nan, nan]",
+    ]
+
+
+def test_a_comparison_names_both_sides_and_signs_the_difference():
+    found = Comparison(
+        n=20,
+        metrics={
+            "accuracy": Difference(0.75, 0.5, Interval(-0.25, -0.5, 0.125), 0.25, "no clear difference"),
+            "brier": Difference(0.5, 0.75, Interval(0.25, 0.125, 0.5), 0.002, "worse"),
+        },
+    )
+    assert comparison_lines(found, "one.parquet", "two\n.parquet") == [
+        "a: one.parquet",
+        "b: two .parquet",
+        "20 questions, paired",
+        "          a       b       b − a                       p      b is",
+        "accuracy  0.7500  0.5000  -0.2500 [-0.5000, +0.1250]  0.250  no clear difference",
+        "brier     0.5000  0.7500  +0.2500 [+0.1250, +0.5000]  0.002  worse",
+    ]
+
+
+def test_a_source_is_described_with_its_five_largest_groups():
+    sizes = {"a": 1, "b": 3, "c": 2, "d": 4, "e": 5, "f": 6, "": 2}
+    questions = [
+        Question(f"{group}{i}", "Who?", ("x", "y"), None if group == "a" else 0, group=group)
+        for group, size in sizes.items()
+        for i in range(size)
+    ]
+    questions.append(Question("open", "Who?", (), None, accepted=("me",)))
+    assert source_lines(questions, "file", "test") == [
+        "24 questions from file, split test",
+        "options: 0 in 1, 2 in 23",
+        "without an answer: 1",
+        "groups: 6, the largest f (6), e (5), d (4), b (3), c (2)",
+    ]
+    assert source_lines(questions[-1:], "file", None) == [
+        "1 questions from file",
+        "options: 0 in 1",
+        "without an answer: 0",
+    ]
+
+
+def test_only_the_first_overlaps_are_shown():
+    overlap = [Overlap("id", "test", f"q{i}", "train", f"q{i}") for i in range(7)]
+    lines = overlap_lines(overlap, 2)
+    assert lines == ["also in another split: 7", "  test q0 = train q0 (same id)", "  test q1 = train q1 (same id)"]
+    assert overlap_lines([]) == ["also in another split: 0"]
+
+
+def test_a_prompt_keeps_its_lines_and_a_star_marks_the_answer():
+    prompt = Prompt("Question: Who?\nAnswer:", (" me\n", " you\x1b"))
+    assert prompt_lines(prompt, 1)[2:] == [
+        "Question: Who?\nAnswer:",
+        "--------------------",
+        "  ' me\\n'",
+        "* ' you\\x1b'",
+    ]
+    assert not [line for line in prompt_lines(prompt, None) if line.startswith("*")]
+
+
+def test_no_line_carries_control_characters_from_outside():
+    evil = "x\x1b[2J\u202ey"
+    question = Question(evil, evil, (evil, "b"), 0, group=evil)
+    lines = [
+        *metrics_lines({evil: SUMMARY}),
+        *comparison_lines(Comparison(1, {}), evil, evil),
+        *source_lines([question], evil, evil),
+        *overlap_lines([Overlap("id", evil, evil, evil, evil)]),
+        *prompt_lines(Prompt(evil, (evil,)), 0),
+    ]
+    assert "x[U+001B][2J[U+202E]y" in lines[0]
+    assert not any("\x1b" in line or "\u202e" in line for line in lines)
