@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
+from transformers import PrinterCallback, TrainerCallback
 
 from caltune import methods
 from caltune.data import load_questions
@@ -91,7 +92,6 @@ def run_demo(output: Path, *, quick: bool = False) -> Path:
             report_to="none",
             activation_checkpointing=False,
             disable_tqdm=True,
-            dataloader_pin_memory=torch.cuda.is_available(),
             **settings,
         )
         trainer = build_trainer(method, args, TrainArguments(), model, tokenizer, data["train"], data["calibration"])

@@ -24,7 +24,7 @@ from caltune.collator import BATCH_FIELDS, AnswerCollator, AnswerOutputs, encode
 from caltune.errors import InputError
 from caltune.losses import cross_entropy_loss
 from caltune.metrics import accuracy, brier, ece, mean_confidence, nll
-from caltune.models import default_dtype, load_model
+from caltune.models import default_device, default_dtype, load_model
 from caltune.scoring.engine import context_length, score_encoded
 from caltune.scoring.packing import PackedBatch, forward, option_logits, token_log_probabilities
 from caltune.types import OptionLogits, Question
@@ -58,9 +58,9 @@ class CalibrationConfig(SFTConfig):
     )
 
     def __post_init__(self) -> None:
-        accelerator = torch.cuda.is_available() or (hasattr(torch, "xpu") and torch.xpu.is_available())
-        if self.bf16 is None and (self.use_cpu or not accelerator):
-            self.bf16 = False
+        if self.use_cpu or default_device().type == "cpu":
+            self.bf16 = bool(self.bf16)
+            self.dataloader_pin_memory = False  # there is nowhere to copy to
         # Questions are tokenised here, not by TRL.
         self.dataset_kwargs = {**(self.dataset_kwargs or {}), "skip_prepare_dataset": True}
         super().__post_init__()

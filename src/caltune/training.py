@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import tempfile
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -197,7 +198,9 @@ def save(trainer: CalibrationTrainer, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder))
     try:
-        trainer.save_model(str(unfinished))
+        with warnings.catch_warnings():  # PEFT asks the hub about a base model that need not be there
+            warnings.filterwarnings("ignore", category=UserWarning, module="peft")
+            trainer.save_model(str(unfinished))
         trainer.state.save_to_json(str(unfinished / "trainer_state.json"))
         (unfinished / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing reads
         names = {path.name for path in unfinished.iterdir()}

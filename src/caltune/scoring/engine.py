@@ -97,7 +97,9 @@ def score_encoded(
     width = max(len(item.options) for item in encoded)
     logits = np.full((len(encoded), width), -np.inf, dtype=np.float32)
     order = sorted(range(len(encoded)), key=lambda i: encoded[i].length, reverse=True)
-    bar = tqdm(total=len(encoded), desc="scoring", unit="question", disable=not progress)
+    bar = tqdm(
+        total=len(encoded), desc="scoring", unit="question", disable=None if progress else True
+    )  # None: where it is a terminal
     with _evaluating(model), torch.inference_mode(), bar:
         for rows in _batches(order, encoded, batch_tokens):
             batch = pack([encoded[i] for i in rows], pad_id, options=width).to(model.device)
