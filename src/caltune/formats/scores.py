@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,10 +57,10 @@ def write_scores(path: str | Path, scores: OptionLogits, metadata: dict[str, Any
     values = scores.logits[np.arange(width) < lengths[:, None]]
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     columns = [
-        pa.array(scores.ids, pa.string()),
-        pa.ListArray.from_arrays(pa.array(offsets), pa.array(values)),
-        pa.array(scores.labels),
-        pa.array(scores.groups, pa.string()),
+        _strings(scores.ids),
+        pa.ListArray.from_arrays(_to_arrow(offsets, pa.int32()), _to_arrow(values, pa.float32())),
+        _to_arrow(scores.labels, pa.int32()),
+        _strings(scores.groups),
     ]
     table = pa.table(columns, names=COLUMNS).replace_schema_metadata({_KEY: text.encode()})
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -106,11 +107,14 @@ def read_scores(path: str | Path) -> ScoreFile:
     lists = table.column("logits").cast(pa.large_list(pa.float32())).combine_chunks()
     lists = lists.chunk(0) if isinstance(lists, pa.ChunkedArray) else lists
     values = lists.flatten()
-    lengths = np.diff(lists.offsets.to_numpy())
+    lengths = np.diff(_to_numpy(lists.offsets, np.int64))
     try:
         if values.null_count:
             raise InputError("'logits' must have no empty values, got a null inside a list")
-        labels = table.column("label").to_numpy()
+        label_column = table.column("label").cast(pa.int64()).combine_chunks()
+        labels = _to_numpy(
+            label_column.chunk(0) if isinstance(label_column, pa.ChunkedArray) else label_column, np.int64
+        )
         outside = np.flatnonzero(labels >= lengths)
         if len(outside):
             row = outside[0]
@@ -119,7 +123,7 @@ def read_scores(path: str | Path) -> ScoreFile:
                 f"row; got {labels[row]} in row {row + 1} of {len(table)}"
             )
         logits = np.full((len(table), lengths.max()), -np.inf, dtype=np.float32)
-        logits[np.arange(lengths.max()) < lengths[:, None]] = values.to_numpy()
+        logits[np.arange(lengths.max()) < lengths[:, None]] = _to_numpy(values, np.float32)
         scores = OptionLogits(
             ids=tuple(table.column("id").to_pylist()),
             logits=logits,
@@ -129,6 +133,31 @@ def read_scores(path: str | Path) -> ScoreFile:
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     return ScoreFile(scores, metadata)
+
+
+# `pa.array` and `Array.to_numpy` import pandas, which takes longer than everything else here.
+
+
+def _to_arrow(values: np.ndarray[Any, np.dtype[Any]], kind: pyarrow.DataType) -> pyarrow.Array:
+    import pyarrow as pa
+
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(np.ascontiguousarray(values))])
+
+
+def _strings(texts: Sequence[str]) -> pyarrow.Array:
+    import pyarrow as pa
+
+    encoded = [text.encode() for text in texts]
+    offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int32)
+    return pa.Array.from_buffers(
+        pa.string(), len(texts), [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded))]
+    )
+
+
+def _to_numpy(array: pyarrow.Array, kind: type[np.generic]) -> np.ndarray[Any, np.dtype[Any]]:
+    if not len(array):
+        return np.empty(0, kind)
+    return np.frombuffer(array.buffers()[1], kind, len(array), array.offset * np.dtype(kind).itemsize)
 
 
 def _metadata(path: Path, raw: bytes | None) -> dict[str, Any]:
