@@ -28,19 +28,23 @@ class Frame:
     y_range: tuple[float, float] = (0.0, 1.0)
 
     def x(self, value: float) -> float:
+        """Where a value lies from left to right."""
         low, high = self.x_range
         return self.left + self.width * (value - low) / (high - low)
 
     def y(self, value: float) -> float:
+        """Where a value lies from top to bottom."""
         low, high = self.y_range
         return self.top + self.height * (high - value) / (high - low)
 
     @property
     def right(self) -> float:
+        """The right edge."""
         return self.left + self.width
 
     @property
     def bottom(self) -> float:
+        """The lower edge."""
         return self.top + self.height
 
 
@@ -65,10 +69,12 @@ def add(parent: Element, tag: str, *, text: str | None = None, css: str = "", **
 
 
 def line(parent: Element, x1: float, y1: float, x2: float, y2: float, css: str) -> Element:
+    """Append a straight line."""
     return add(parent, "line", css=css, x1=x1, y1=y1, x2=x2, y2=y2)
 
 
 def polyline(parent: Element, points: Iterable[tuple[float, float]], css: str) -> Element:
+    """Append a line through the points."""
     return add(parent, "polyline", css=css, points=" ".join(f"{_short(x)},{_short(y)}" for x, y in points))
 
 

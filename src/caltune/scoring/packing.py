@@ -54,6 +54,7 @@ class PackedBatch:
     option_lengths: Tensor
 
     def to(self, device: torch.device | str) -> PackedBatch:
+        """The same batch on another device."""
         return replace(self, **{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
 
