@@ -8,8 +8,10 @@ questions drawn with another seed. Then 3 seeds of every method with its chosen 
 questions, their order and the adapter's start. The test questions are the same throughout, and nothing is fitted or
 chosen on them. Detectors, held-out bins and temperatures are fitted on another 500 calibration questions.
 
-Scores are written to DIR as they come, and what is there is not done again. The table goes to standard output and, as
-JSON, to `benchmarks/results/methods.json` with a picture beside it (with `--quick` into DIR only).
+Scores are written to DIR as they come, and what is there is not done again. Several processes may share one DIR: on a
+CPU, one process a core with OMP_NUM_THREADS=1 (as `make bench` starts them) does more than one process on all cores.
+The table goes to standard output and, as JSON, to `benchmarks/results/methods.json` with a picture beside it (with
+`--quick` into DIR only).
 """
 
 from __future__ import annotations
@@ -20,6 +22,9 @@ import os
 import platform
 import random
 import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -145,26 +150,20 @@ def score_into(
     )
 
 
-def choose(settings: dict[str, Any], folder: Path, data: dict[str, list[Question]]) -> dict[str, dict[str, Any]]:
-    """The strength of each method with the least NLL on calibration questions that nothing else meets."""
-    chosen, tried = {}, {}
+def choose(folder: Path) -> dict[str, dict[str, Any]]:
+    """Of each method whose grid is done, the strength with the least NLL on calibration questions, and all tried."""
+    found: dict[str, dict[str, Any]] = {"chosen": {}, "tried": {}}
     for method, (_, _, grid) in METHODS.items():
-        losses = []
-        for strength in grid if len(grid) > 1 else []:
-            name = ",".join(f"{key}={value}" for key, value in strength.items())
-            path = folder / f"choose-{method}-{name}.parquet"
-            if not path.exists():
-                start = time.perf_counter()
-                model, tokenizer = fine_tune(
-                    settings, method, strength, settings["choose_seed"], data["choose_train"], data["fit"], folder
-                )
-                score_into(path, settings, model, tokenizer, data["choose"], split="calibration", strength=strength)
-                report(path, start)
-            losses.append(nll(read_scores(path).scores))
-        best = int(np.argmin(losses)) if losses else 0
-        chosen[method] = grid[best]
-        tried[method] = [{**strength, "nll": loss} for strength, loss in zip(grid, losses, strict=False)]
-    return {"chosen": chosen, "tried": tried}
+        paths = [choice_path(folder, method, strength) for strength in grid] if len(grid) > 1 else []
+        if all(path.exists() for path in paths):
+            losses = [nll(read_scores(path).scores) for path in paths]
+            found["chosen"][method] = grid[int(np.argmin(losses)) if losses else 0]
+            found["tried"][method] = [{**strength, "nll": loss} for strength, loss in zip(grid, losses, strict=False)]
+    return found
+
+
+def choice_path(folder: Path, method: str, strength: dict[str, Any]) -> Path:
+    return folder / f"choose-{method}-{','.join(f'{key}={value}' for key, value in strength.items())}.parquet"
 
 
 def report(path: Path, start: float) -> None:
@@ -177,30 +176,78 @@ def report(path: Path, start: float) -> None:
     )
 
 
-def measure(
-    settings: dict[str, Any], folder: Path, data: dict[str, list[Question]], strengths: dict[str, dict[str, Any]]
-) -> None:
-    """Score the test questions with every method and seed; also what temperature scaling is fitted on."""
+def ready(settings: dict[str, Any], folder: Path, data: dict[str, list[Question]]) -> dict[Path, Callable[[], None]]:
+    """What can be done now and has not been: the file it writes, and how."""
+    jobs: dict[Path, Callable[[], None]] = {}
+
+    def add(path: Path, job: Callable[..., None], *arguments: Any) -> None:
+        if not path.exists():
+            jobs[path] = partial(job, path, settings, data, *arguments)
+
+    for method, (_, _, grid) in METHODS.items():
+        for strength in grid if len(grid) > 1 else []:
+            add(choice_path(folder, method, strength), run_choice, method, strength)
+    add(folder / "zero-shot.parquet", run_zero_shot)
+    chosen = choose(folder)["chosen"]
+    for seed in settings["seeds"]:
+        for method in METHODS:
+            if method in chosen:
+                add(folder / f"{method}-{seed}.parquet", run_method, method, chosen[method], seed)
+    return jobs
+
+
+def run_choice(path: Path, settings: dict[str, Any], data: Any, method: str, strength: dict[str, Any]) -> None:
+    seed = settings["choose_seed"]
+    model, tokenizer = fine_tune(settings, method, strength, seed, data["choose_train"], data["fit"], path.parent)
+    score_into(path, settings, model, tokenizer, data["choose"], split="calibration", strength=strength)
+
+
+def run_zero_shot(path: Path, settings: dict[str, Any], data: Any) -> None:
     from caltune.models import load_model
 
-    zero = folder / "zero-shot.parquet"
-    if not zero.exists():
-        start = time.perf_counter()
-        score_into(zero, settings, *load_model(settings["model"]), data["test"], split="test")
-        report(zero, start)
-    for seed in settings["seeds"]:
-        train = pick(data["train"], settings["train"], seed)
-        for method in METHODS:
-            path = folder / f"{method}-{seed}.parquet"
-            if path.exists():
-                continue
-            start = time.perf_counter()
-            model, tokenizer = fine_tune(settings, method, strengths[method], seed, train, data["fit"], folder)
-            if method == "sft":
-                fitted = folder / f"sft-{seed}-fit.parquet"
-                score_into(fitted, settings, model, tokenizer, data["fit"], split="calibration", seed=seed)
-            score_into(path, settings, model, tokenizer, data["test"], split="test", seed=seed, method=method)
-            report(path, start)
+    score_into(path, settings, *load_model(settings["model"]), data["test"], split="test")
+
+
+def run_method(
+    path: Path, settings: dict[str, Any], data: Any, method: str, strength: dict[str, Any], seed: int
+) -> None:
+    train = pick(data["train"], settings["train"], seed)
+    model, tokenizer = fine_tune(settings, method, strength, seed, train, data["fit"], path.parent)
+    if method == "sft":  # what temperature scaling is fitted on
+        fitted = path.with_name(f"sft-{seed}-fit.parquet")
+        score_into(fitted, settings, model, tokenizer, data["fit"], split="calibration", seed=seed)
+    score_into(path, settings, model, tokenizer, data["test"], split="test", seed=seed, method=method)
+
+
+def work(settings: dict[str, Any], folder: Path, data: dict[str, list[Question]]) -> None:
+    """Do what is ready until nothing is left; other processes may do the same beside this one."""
+    while jobs := ready(settings, folder, data):
+        for path, job in jobs.items():
+            lock = path.with_suffix(".lock")
+            if claim(lock):
+                start = time.perf_counter()
+                try:
+                    job()
+                finally:
+                    lock.unlink()
+                report(path, start)
+                break
+        else:
+            time.sleep(10)  # the rest is in other hands
+
+
+def claim(lock: Path) -> bool:
+    """Take a job unless a living process has it."""
+    try:
+        with open(lock, "x", encoding="utf-8") as file:
+            file.write(str(os.getpid()))
+        return True
+    except FileExistsError:
+        with suppress(OSError, ValueError):
+            owner = int(lock.read_text(encoding="utf-8"))
+            if not Path(f"/proc/{owner}").exists() and Path("/proc").exists():
+                lock.unlink(missing_ok=True)  # its process was killed; the next round takes it
+        return False
 
 
 def collect(settings: dict[str, Any], folder: Path) -> dict[str, list[OptionLogits]]:
@@ -317,9 +364,9 @@ def main() -> None:
     }
     data["choose_train"] = pick(data["train"], settings["choose_train"], settings["choose_seed"])
     start = time.perf_counter()
-    strengths = choose(settings, folder, data)
+    work(settings, folder, data)
+    strengths = choose(folder)
     print(json.dumps(strengths["chosen"]), flush=True)
-    measure(settings, folder, data, strengths["chosen"])
     rows = collect(settings, folder)
     result = table(rows)
     print_table(result)
