@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -189,8 +191,13 @@ def test_repeated_ids_raise(model: Any, tokenizer: Any) -> None:
         score(model, tokenizer, [QUESTIONS[0], QUESTIONS[0]])
 
 
-def test_progress_counts_questions(model: Any, tokenizer: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    score(model, tokenizer, QUESTIONS, batch_tokens=50)
-    assert capsys.readouterr().err == ""
-    score(model, tokenizer, QUESTIONS, batch_tokens=50, progress=True)
-    assert "14/14" in capsys.readouterr().err
+@pytest.mark.parametrize(("progress", "terminal"), [(True, True), (True, False), (False, True)])
+def test_progress_counts_questions_on_a_terminal(
+    model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch, progress: bool, terminal: bool
+) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: terminal, raising=False)
+    monkeypatch.setattr(sys, "stderr", stream)
+    score(model, tokenizer, QUESTIONS, batch_tokens=50, progress=progress)
+    assert ("14/14" in stream.getvalue()) == (progress and terminal)
+    assert progress or not stream.getvalue()
