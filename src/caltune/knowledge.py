@@ -26,8 +26,9 @@ class Detector:
 def fit_detector(answer_nll: FloatArray, known: NDArray[np.bool_]) -> Detector:
     """The threshold that maximises TPR + TNR, half-way between two neighbouring NLLs; the lowest among equals.
 
-    With only known (or only unknown) questions every question is taken as known (or unknown), and the rate that has
-    nothing to count is nan. Raises `InputError` without questions, for shapes that differ, or NLLs that are not finite.
+    Where none beats the largest NLL, that is the threshold and every question is taken as known. With only known (or
+    only unknown) questions every question is taken as known (or unknown), and the rate that has nothing to count is
+    nan. Raises `InputError` without questions, for shapes that differ, or NLLs that are not finite.
 
     >>> fit_detector(np.array([0.1, 0.4, 0.6, 2.0]), np.array([True, True, False, False]))
     Detector(threshold=0.5, true_positive_rate=1.0, true_negative_rate=1.0)
