@@ -91,7 +91,7 @@ def test_mistakes_are_told_in_one_line_before_anything_is_loaded(refused, monkey
     usual = (data, "--model", "m", "--output-dir", "d")
     unlabelled = write_jsonl(tmp_path / "unlabelled.jsonl", [Question("a", "Capital?", ("Rome", "Oslo"), None)])
     for arguments, wanted in (
-        ((), "needs SOURCE, directly behind the method, got none"),
+        ((), "caltune: train rcft needs SOURCE, directly behind the method, got none"),
         (("--model", "m", "--output-dir", "d"), "needs SOURCE"),
         ((data, "--output-dir", "d"), "needs --model, got none"),
         ((data, "--model", "m"), "needs --output-dir, got none"),
@@ -116,7 +116,7 @@ def test_mistakes_are_told_in_one_line_before_anything_is_loaded(refused, monkey
         ((*usual, "--config", "list.yaml"), "list.yaml must contain a YAML mapping"),
         ((*usual, "--config", "empty.yaml"), "empty.yaml must contain a YAML mapping"),
         ((*usual, "--config", "tagged.yaml"), "python/object/apply:os.getcwd"),
-        ((*usual, "--config", "wrong.yaml"), "caltune train rcft: "),
+        ((*usual, "--config", "wrong.yaml"), "caltune: train rcft: "),
         ((*usual, "--config", "binary.yaml"), "special characters are not allowed"),
         ((data, "--model", "m", "--output-dir", "a-file"), "a-file: must be a folder, got a file"),
         ((data, "--model", "m", "--output-dir", "a-file/d"), "a-file/d: must lie in a folder, got the file"),
@@ -128,7 +128,7 @@ def test_mistakes_are_told_in_one_line_before_anything_is_loaded(refused, monkey
         assert wanted in refused("train", "rcft", *arguments), arguments
     usual = (data, "--model", "m", "--output-dir", "d")
     assert "penalty must be one of label-smoothing" in refused("train", "cogcalib", *usual, "--penalty", "nonsense")
-    assert "smoothing must lie in [0, 1], got 2.0" in refused("train", "cogcalib", *usual, "--smoothing", "2")
+    assert "[0, 1], got 2.0" in refused("train", "cogcalib", *usual, "--smoothing", "2")
     assert "--bins" in refused("train", "sft", *usual, "--bins", "5")
     assert not Path("d").exists()
 

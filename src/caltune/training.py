@@ -66,6 +66,7 @@ def parse(
     method: str, arguments: Sequence[str], *, prog: str
 ) -> tuple[TrainArguments, CalibrationConfig, str, dict[str, str]]:
     """Flags, and the YAML file of `--config` below them: settings, the method's config, SOURCE and `--field`s."""
+    verb = prog.removeprefix("caltune ")  # an error's line begins with "caltune" already
     config_class = getattr(methods, f"{method}Config")
     parser = TrlParser((TrainArguments, config_class), prog=prog, usage=f"{prog} SOURCE --model M --output-dir D …")
 
@@ -87,11 +88,11 @@ def parse(
     try:
         settings, args = parser.parse_args_and_config(args=[*config, *rest])
     except (ValueError, TypeError, OSError, YAMLError) as error:
-        raise InputError(f"{prog}: {error}") from error
+        raise InputError(f"{verb}: {error}") from error
     needed = {"SOURCE, directly behind the method": source, "--model": settings.model, "--output-dir": args.output_dir}
     for name, value in needed.items():
         if not value:
-            raise InputError(f"{prog} needs {name}, got none")
+            raise InputError(f"{verb} needs {name}, got none")
     if settings.limit is not None and settings.limit < 1:
         raise InputError(f"--limit must be at least 1, got {settings.limit}")
     if settings.lora_r < 0:
