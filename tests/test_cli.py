@@ -197,7 +197,8 @@ def test_a_reader_who_leaves_is_no_error_and_json_is_written(tmp_path):
     a = scores_file(tmp_path / "a.parquet", 40)
     reading, writing = os.pipe()
     os.close(reading)
-    done = python("-m", "caltune", "evaluate", a, "--json", tmp_path / "m.json", stdout=writing)
+    environment = {**os.environ, "PYTHONUNBUFFERED": ""}  # so that what is printed is written at the end
+    done = python("-m", "caltune", "evaluate", a, "--json", tmp_path / "m.json", stdout=writing, env=environment)
     os.close(writing)
     assert done.stderr == ""
     assert done.returncode == 0

@@ -15,6 +15,7 @@ from tiny import tiny_questions
 from caltune.errors import InputError
 from caltune.formats import read_scores
 from caltune.models import load_model
+from caltune.trainer import CalibrationTrainer
 from caltune.training import find_checkpoint
 from caltune.types import Question
 
@@ -160,16 +161,22 @@ def test_an_adapter_is_not_put_on_top_of_its_base_model(refused, questions_file,
     assert same(weights(base), kept)
 
 
-def test_resuming_ends_where_an_unbroken_run_ends(train, tmp_path):
+def test_resuming_ends_where_an_unbroken_run_ends(monkeypatch, train, tmp_path):
+    taken = []
+    take = CalibrationTrainer.training_step
+    monkeypatch.setattr(CalibrationTrainer, "training_step", lambda *a, **k: (taken.append(1), take(*a, **k))[1])
     steps = ("--max_steps", 6, "--learning_rate", 0.01, "--save_strategy", "steps", "--save_steps", 2)
     whole = tmp_path / "whole"
     train("sft", whole, *steps)
     checkpoint = whole / "checkpoint-4"  # amid the second epoch
+    assert len(taken) == 6
     train("sft", tmp_path / "resumed", *steps, "--resume_from_checkpoint", checkpoint)
+    assert len(taken) == 6 + 2
     assert same(weights(whole), weights(tmp_path / "resumed"))
     assert not same(weights(whole), weights(checkpoint))
     # The last checkpoint there is the end of the run: nothing is left to do.
-    assert "'loss'" not in train("sft", whole, *steps, "--resume_from_checkpoint", "true")
+    train("sft", whole, *steps, "--resume_from_checkpoint", "true")
+    assert len(taken) == 6 + 2
     assert same(weights(whole), weights(tmp_path / "resumed"))
 
 
