@@ -17,14 +17,14 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
-from transformers import AutoTokenizer, TrainerCallback
+from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from caltune.collator import BATCH_FIELDS, AnswerCollator, AnswerOutputs, encoded_row, question_rows
 from caltune.errors import InputError
 from caltune.losses import cross_entropy_loss
 from caltune.metrics import accuracy, brier, ece, mean_confidence, nll
-from caltune.models import default_device, default_dtype, load_model
+from caltune.models import default_device, default_dtype, load_model, load_tokenizer
 from caltune.scoring.engine import context_length, score_encoded
 from caltune.scoring.packing import PackedBatch, forward, option_logits, token_log_probabilities
 from caltune.types import OptionLogits, Question
@@ -117,7 +117,7 @@ class CalibrationTrainer(SFTTrainer):
             model, tokenizer = load_model(model, device=args.device, dtype=dtype, trainable_adapter=True)
             processing_class = processing_class or tokenizer
         elif isinstance(model, str):
-            processing_class = processing_class or AutoTokenizer.from_pretrained(model)
+            processing_class = processing_class or load_tokenizer(model)
         if processing_class is None:
             raise InputError("processing_class must be given with a model that is already loaded, got None")
         if processing_class.pad_token is None:

@@ -71,7 +71,8 @@ def pack(
     length = max(start + questions[b].length for b, (_, start) in enumerate(rows))
     shape = (1 + max(row for row, _ in rows), length)
     input_ids = torch.full(shape, pad_id)
-    position_ids = torch.zeros(shape, dtype=torch.long)
+    # Positions run on over the padding: were they to start anew, transformers would take the row for a packed one.
+    position_ids = torch.arange(length).repeat(shape[0], 1)
     owners = torch.full(shape, -1)
     segments = torch.zeros(shape, dtype=torch.long)
     option_lengths = torch.zeros((len(questions), width), dtype=torch.long)
