@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
+# Training a tokenizer on several threads has been seen to hang; the tiny ones need no threads.
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
