@@ -13,7 +13,7 @@ from caltune.cli import main
 from caltune.errors import InputError
 from caltune.formats import read_scores
 
-ENTRIES = ["before", "sft", "sft + temperature", "cogcalib"]
+ENTRIES = ["sft", "cogcalib", "sft + temperature", "before"]
 
 
 def page_of(out: str) -> Path:

@@ -23,6 +23,8 @@ from caltune.training import TrainArguments, build_trainer, save
 SOURCE, MODEL, SEED = "world-facts", "smollm2", 0
 SIZES = {"train": 320, "calibration": 320, "test": 1000}
 QUICK_SIZES = {"train": 96, "calibration": 96, "test": 160}
+# The page compares with its first entry, and plain fine-tuning is what one would do otherwise.
+PAGE = ("sft", "cogcalib", "sft + temperature", "before")
 CONTEXT = (
     "SmolLM2-135M-Instruct, an aligned model, answered questions about the world, was fine-tuned twice on the same "
     "questions, plainly (sft) and with calibration (cogcalib), and answered again. All numbers are from questions that "
@@ -76,7 +78,7 @@ def run_demo(output: Path, *, quick: bool = False) -> Path:
 
     say(f"{MODEL}, before fine-tuning")
     model, tokenizer = load_model(MODEL)
-    entries = [Entry("before", measure("before", "test", model, tokenizer))]
+    files = {"before": measure("before", "test", model, tokenizer)}
     for name, method, settings in (("sft", "SFT", {}), ("cogcalib", "CogCalib", {"smoothing": 0.4})):
         say(f"{name}: fine-tuning on {sizes['train']} questions, {1 if quick else 3} epochs")
         model, tokenizer = load_model(MODEL)
@@ -100,15 +102,13 @@ def run_demo(output: Path, *, quick: bool = False) -> Path:
         trainer.train()
         save(trainer, output / name)
         model = trainer.model.merge_and_unload().eval()
-        test = measure(name, "test", model, tokenizer)
-        entries.append(Entry(name, test))
+        test = files[name] = measure(name, "test", model, tokenizer)
         if name == "sft":
             temperature = fit_temperature(measure(name, "calibration", model, tokenizer).scores)
-            scaled = temperature(test.scores)
-            kept = {key: value for key, value in test.metadata.items() if key != "training"}
-            entries.append(
-                Entry("sft + temperature", ScoreFile(scaled, {**kept, "temperature": temperature.temperature}))
-            )
+            metadata = {key: value for key, value in test.metadata.items() if key != "training"}
+            metadata["temperature"] = temperature.temperature
+            files["sft + temperature"] = ScoreFile(temperature(test.scores), metadata)
+    entries = [Entry(name, files[name]) for name in PAGE]
     page = write_report(output / "report.html", entries, title="What fine-tuning does to confidence", context=CONTEXT)
     say("done")
     print(page.resolve().as_uri())
