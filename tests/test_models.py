@@ -126,7 +126,8 @@ def test_an_adapters_own_tokenizer_comes_first(adapter: Path) -> None:
 @pytest.mark.parametrize("loader", [load_model, load_tokenizer])
 def test_an_adapter_on_itself(adapter: Path, loader: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(adapter.parent)
-    for base in (str(adapter), "adapter", "./adapter/../adapter"):
+    change(Path(shutil.copytree("adapter", "other")) / "adapter_config.json", base_model_name_or_path="adapter")
+    for base in (str(adapter), "adapter", "./adapter/../adapter", "other"):
         change(adapter / "adapter_config.json", base_model_name_or_path=base)
         with pytest.raises(InputError, match=r"adapter_config.json: an adapter cannot be its own base model"):
             loader("adapter")

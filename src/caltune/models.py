@@ -116,6 +116,19 @@ def _is_adapter(name: str) -> bool:
 
 
 def _base_of(folder: str) -> str:
+    """The model an adapter names as its base; adapters that name each other in a circle have none."""
+    name, seen = folder, set()
+    while _is_adapter(name):
+        seen.add(Path(name).resolve())
+        base = _named_base(name)
+        if Path(base).resolve() in seen:
+            path = Path(name) / "adapter_config.json"
+            raise InputError(f"{path}: an adapter cannot be its own base model, nor by way of others, got {base!r}")
+        name = base
+    return _named_base(folder)
+
+
+def _named_base(folder: str) -> str:
     path = Path(folder) / "adapter_config.json"
     try:
         base = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
@@ -123,8 +136,6 @@ def _base_of(folder: str) -> str:
         raise InputError(f"{path}: must be JSON naming base_model_name_or_path") from error
     if not isinstance(base, str) or not base:
         raise InputError(f"{path}: base_model_name_or_path must name a model, got {base!r}")
-    if Path(folder).resolve() == Path(base).resolve():
-        raise InputError(f"{path}: an adapter cannot be its own base model")
     return base
 
 
