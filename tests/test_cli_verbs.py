@@ -130,6 +130,12 @@ def test_recalibrate_recovers_the_temperature(caltune, tmp_path):
     assert after.scores.ids == before.scores.ids
     expected = OptionLogits(before.scores.ids, before.scores.logits / temperature, before.scores.labels)
     np.testing.assert_allclose(after.scores.probabilities(), expected.probabilities(), atol=1e-6)
+    # Scaled once more, what is told is still what the model's own logits were divided by.
+    assert caltune("recalibrate", "temperature", "--fit", fit, "--apply", out, "-o", out).status == 0
+    assert read_scores(out).metadata["temperature"] == pytest.approx(temperature**2)
+    write_scores(out, after.scores, {"temperature": "hot"})
+    refused = caltune("recalibrate", "temperature", "--fit", fit, "--apply", out, "-o", out)
+    assert (refused.status, refused.err) == (2, f"caltune: {out}: 'temperature' must be a number, got 'hot'\n")
 
 
 def test_compare_finds_the_same_order_of_questions_and_writes_json(caltune, tmp_path):

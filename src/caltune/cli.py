@@ -249,7 +249,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 def _recalibrate(arguments: argparse.Namespace) -> None:
     from caltune.formats import read_scores, write_scores
-    from caltune.recalibrate import fit_temperature
+    from caltune.recalibrate import Temperature, fit_temperature
 
     require_place(arguments.output)
     fit = read_scores(arguments.fit)
@@ -258,7 +258,9 @@ def _recalibrate(arguments: argparse.Namespace) -> None:
         temperature = fit_temperature(fit.scores)
     with _about(arguments.apply):
         scaled = temperature(apply.scores)
-    write_scores(arguments.output, scaled, {**apply.metadata, "temperature": temperature.temperature})
+        earlier = Temperature.from_json({"temperature": apply.metadata.get("temperature", 1.0), "fitted_on": []})
+    total = earlier.temperature * temperature.temperature  # of the model's own logits
+    write_scores(arguments.output, scaled, {**apply.metadata, "temperature": total})
     print(f"temperature {temperature.temperature:.4f}, fitted on {len(fit.scores)} questions")
     print(arguments.output)
 
