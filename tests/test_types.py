@@ -76,11 +76,21 @@ def test_a_question_at_its_limits() -> None:
         ({"logits": [[0.0], [-INFINITY], [1.0]], "labels": [0, 0, 0]}, "needs a finite logit, got [-inf] for id 'b'"),
         ({"labels": [0, 3, 0]}, "a label must be -1 (unknown) or an option index below 3, got 3 for id 'b'"),
         ({"labels": [0, 0, -2]}, "a label must be -1 (unknown) or an option index below 3, got -2 for id 'c'"),
+        ({"labels": [0, 0.5, 0]}, "got 0.5 for id 'b'"),
+        ({"labels": [0, np.nan, 0]}, "got nan for id 'b'"),
+        ({"labels": [0, 0, 2**32]}, "got 4294967296 for id 'c'"),  # 0 in 32 bits
     ],
 )
 def test_option_logits_refuse(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=f"{re.escape(message)}$"):
         some(**changes)
+
+
+def test_a_label_may_point_at_an_option_that_is_ruled_out() -> None:
+    scores = OptionLogits(("a", "b"), [[0.0, -INFINITY, 0.0], [0.0, 0.0, -INFINITY]], [1, 2.0])
+    assert scores.labels.tolist() == [1, 2]
+    assert scores.decide().correct.tolist() == [0.0, 0.0]
+    assert scores.log_probabilities()[[0, 1], scores.labels].tolist() == [-INFINITY, -INFINITY]
 
 
 @pytest.mark.parametrize(

@@ -65,8 +65,11 @@ class OptionLogits:
     options is padded with -inf on the right. `labels` (N,) holds the index of the right option, -1 where unknown.
     `ids` are unique and travel with the numbers, so that nothing fitted meets its own test questions.
 
+    -inf before a finite logit is an option that the model rules out. A label may point at -inf: a probability of 0 for
+    the right answer is a belief like any other, and its NLL is infinite.
+
     Raises `InputError` for shapes that disagree, repeated ids, NaN or +inf, a row without a finite logit, or a label
-    that points outside the options.
+    that is no whole number or points outside the K columns.
 
     >>> scores = OptionLogits(ids=("a", "b"), logits=[[7.0, 5.0, -np.inf], [2.0, 2.0, 3.0]], labels=[0, 1])
     >>> scores.probabilities().round(2).tolist()
@@ -82,7 +85,9 @@ class OptionLogits:
 
     def __post_init__(self) -> None:
         logits = np.ascontiguousarray(self.logits, dtype=np.float32)
-        labels = np.ascontiguousarray(self.labels, dtype=np.int32)
+        given = np.asarray(self.labels)
+        with np.errstate(invalid="ignore"):  # nan is told below
+            labels = np.ascontiguousarray(given, dtype=np.int32)
         ids = tuple(self.ids)
         groups = tuple(self.groups) or ("",) * len(ids)
         if logits.ndim != 2 or not len(ids) == len(logits) == len(labels) == len(groups) or labels.ndim != 1:
@@ -98,12 +103,13 @@ class OptionLogits:
         if len(ids) and finite.sum(1).min() < 1:
             row = int(np.argmin(finite.sum(1)))
             raise InputError(f"each row needs a finite logit, got {logits[row].tolist()} for id {ids[row]!r}")
-        outside = (labels < -1) | (labels >= logits.shape[1])
+        # A fraction, or what int32 cannot hold, must not become another label.
+        outside = (labels != given) | (labels < -1) | (labels >= logits.shape[1])
         if outside.any():
             row = int(np.flatnonzero(outside)[0])
             raise InputError(
                 f"a label must be -1 (unknown) or an option index below {logits.shape[1]}, "
-                f"got {labels[row]} for id {ids[row]!r}"
+                f"got {given[row]} for id {ids[row]!r}"
             )
         for name, value in (("ids", ids), ("logits", logits), ("labels", labels), ("groups", groups)):
             object.__setattr__(self, name, value)
