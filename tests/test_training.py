@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 from files import write_jsonl
@@ -10,7 +11,7 @@ from tiny import tiny_questions
 
 from caltune.data import find_overlap, load_questions
 from caltune.errors import InputError
-from caltune.training import TrainArguments, load_splits, parse
+from caltune.training import TrainArguments, load_splits, parse, save
 from caltune.types import Question
 
 PROG = "caltune train rcft"
@@ -159,8 +160,8 @@ def test_questions_that_stand_in_a_later_split_are_left_out_and_told(capsys, tmp
     assert [q.id for q in calibration] == [third.id]
     assert not find_overlap({"t": train, "c": calibration, "x": load_questions(tmp_path, "test")})
     assert capsys.readouterr().err.splitlines() == [
-        "caltune: 2 training questions stand in another split too and are left out",
-        "caltune: 1 calibration questions stand in another split too and are left out",
+        "caltune: 2 training questions stand in another split too, by id or by text and options, and are left out",
+        "caltune: 1 calibration questions stand in another split too, by id or by text and options, and are left out",
     ]
     assert [q.id for q in load_splits(str(tmp_path), TrainArguments(limit=1), {})[0]] == [first.id]
 
@@ -179,6 +180,16 @@ def test_training_on_the_test_questions_only_is_refused(tmp_path):
     write_jsonl(tmp_path / "validation.jsonl", tiny_questions(6)[3:])
     with pytest.raises(InputError, match="training: at least one question must stand in no other split, got none"):
         load_splits(str(tmp_path), TrainArguments(), {})
+
+
+def test_only_the_first_of_several_processes_moves_what_is_saved(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("the first process's")
+    for first in (False, True):
+        trainer = MagicMock(**{"is_world_process_zero.return_value": first})
+        trainer.save_model.side_effect = lambda folder: Path(folder, "config.json").write_text("{}")
+        save(trainer, tmp_path)
+        assert trainer.save_model.call_count == 1  # sharded weights are gathered from all
+        assert [path.name for path in tmp_path.iterdir()] == ["config.json" if first else "adapter_config.json"]
 
 
 def test_a_bad_row_is_listed_once_though_two_splits_are_read_from_the_file(capsys, refused, tmp_path):

@@ -156,10 +156,14 @@ def load_splits(source: str, settings: TrainArguments, fields: dict[str, str]) -
 
 def _without(questions: Sequence[Question], name: str, twice: set[str]) -> list[Question]:
     if twice:
-        print(f"caltune: {len(twice)} {name} questions stand in another split too and are left out", file=sys.stderr)
+        why = "stand in another split too, by id or by text and options, and are left out"
+        print(f"caltune: {len(twice)} {name} questions {why}", file=sys.stderr)
     kept = [question for question in questions if question.id not in twice]
     if not kept:
-        raise InputError(f"{name}: at least one question must stand in no other split, got none")
+        raise InputError(
+            f"{name}: at least one question must stand in no other split, got none; ids that count anew in each split "
+            "are left out with --field id="
+        )
     return kept
 
 
@@ -202,6 +206,8 @@ def save(trainer: CalibrationTrainer, folder: Path) -> None:
         with warnings.catch_warnings():  # PEFT asks the hub about a base model that need not be there
             warnings.filterwarnings("ignore", category=UserWarning, module="peft")
             trainer.save_model(str(unfinished))
+        if not trainer.is_world_process_zero():
+            return  # another process has the weights, and would lose them here
         trainer.state.save_to_json(str(unfinished / "trainer_state.json"))
         (unfinished / "training_args.bin").unlink(missing_ok=True)  # a pickle that nothing reads
         names = {path.name for path in unfinished.iterdir()}
