@@ -28,7 +28,7 @@ PAGE = ("sft", "cogcalib", "sft + temperature", "before")
 CONTEXT = (
     "SmolLM2-135M-Instruct, an aligned model, answered questions about the world, was fine-tuned twice on the same "
     "questions, plainly (sft) and with calibration (cogcalib), and answered again. All numbers are from questions that "
-    "neither training nor any fit has seen."
+    "neither training nor any fit has seen, but for the course of training, which is told on calibration questions."
 )
 
 

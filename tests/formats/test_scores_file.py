@@ -201,7 +201,13 @@ def test_a_cut_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("raw", "rule"), [(b"{", "must be JSON"), (b"[1]", "must be a JSON object"), (b"\xff", "must be JSON")]
+    ("raw", "rule"),
+    [
+        (b"{", "must be JSON"),
+        (b"[1]", "must be a JSON object"),
+        (b"\xff", "must be JSON"),
+        (b"[" * 100_000, "must be JSON"),
+    ],
 )
 def test_wrong_metadata(tmp_path, raw, rule):
     pq.write_table(pa.table(ROWS).replace_schema_metadata({b"caltune": raw}), tmp_path / "s.parquet")

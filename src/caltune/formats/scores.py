@@ -165,7 +165,7 @@ def _metadata(path: Path, raw: bytes | None) -> dict[str, Any]:
         return {}
     try:
         found = json.loads(raw)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: the 'caltune' metadata must be JSON, got {raw[:80]!r}") from error
     if not isinstance(found, dict):
         raise InputError(f"{path}: the 'caltune' metadata must be a JSON object, got {raw[:80]!r}")
