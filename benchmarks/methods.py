@@ -32,13 +32,14 @@ from typing import Any
 import numpy as np
 
 from caltune.data import load_questions
+from caltune.errors import InputError
 from caltune.formats import ScoreFile, read_scores, write_scores
 from caltune.metrics import DIRECTIONS, nll, noise_floor
-from caltune.metrics.bootstrap import bootstrap, percentile_interval
-from caltune.metrics.summary import all_metrics, metric_values
+from caltune.metrics.bootstrap import basic_interval, bootstrap, percentile_interval
+from caltune.metrics.summary import CALIBRATION_ERRORS, all_metrics, metric_values
 from caltune.recalibrate import fit_temperature
 from caltune.report.diagram import save_diagram
-from caltune.types import OptionLogits, Predictions, Question
+from caltune.types import OptionLogits, Question
 
 SETTINGS = {
     "model": "smollm2",
@@ -191,20 +192,36 @@ def ready(settings: dict[str, Any], folder: Path, data: dict[str, list[Question]
     """What can be done now and has not been: the file it writes, and how."""
     jobs: dict[Path, Callable[[], None]] = {}
 
-    def add(path: Path, job: Callable[..., None], *arguments: Any) -> None:
+    def add(path: Path, job: Callable[..., None], *arguments: Any, made: dict[str, Any] | None = None) -> None:
         if not path.exists():
             jobs[path] = partial(job, path, settings, data, *arguments)
+        elif made is not None and (found := read_scores(path).metadata.get("made_with")) != made:
+            raise InputError(f"{path}: was made with {found}, not with {made}; remove it, or use another --output")
 
     for method, (_, _, grid) in METHODS.items():
         for strength in grid if len(grid) > 1 else []:
-            add(choice_path(folder, method, strength), run_choice, method, strength)
+            made = made_with(settings, method, strength, "choose_train", settings["choose_seed"])
+            add(choice_path(folder, method, strength), run_choice, method, strength, made=made)
     add(folder / "zero-shot.parquet", run_zero_shot)
     chosen = choose(folder)["chosen"]
     for seed in settings["seeds"]:
         for method in METHODS:
             if method in chosen:
-                add(folder / f"{method}-{seed}.parquet", run_method, method, chosen[method], seed)
+                made = made_with(settings, method, chosen[method], "train", seed)
+                add(folder / f"{method}-{seed}.parquet", run_method, method, chosen[method], seed, made=made)
     return jobs
+
+
+def made_with(settings: dict[str, Any], method: str, strength: dict[str, Any], train: str, seed: int) -> dict[str, Any]:
+    """Everything that decides a run's scores, so that a file made otherwise is not taken for it."""
+    names = ("model", "template", "method_fit", "test", "epochs", "batch", "learning_rate", "lora_r", "lora_alpha")
+    return {
+        **{name: settings[name] for name in names},
+        "train": settings[train],
+        "seed": seed,
+        **METHODS[method][1],
+        **strength,
+    }
 
 
 def run_choice(path: Path, settings: dict[str, Any], data: Any, method: str, strength: dict[str, Any]) -> None:
@@ -212,7 +229,8 @@ def run_choice(path: Path, settings: dict[str, Any], data: Any, method: str, str
     model, tokenizer = fine_tune(
         settings, method, strength, seed, data["choose_train"], data["fit"][: settings["method_fit"]], path.parent
     )
-    score_into(path, settings, model, tokenizer, data["choose"], split="calibration", strength=strength)
+    made = made_with(settings, method, strength, "choose_train", seed)
+    score_into(path, settings, model, tokenizer, data["choose"], split="calibration", made_with=made)
 
 
 def run_zero_shot(path: Path, settings: dict[str, Any], data: Any) -> None:
@@ -231,7 +249,8 @@ def run_method(
     if method == "sft":  # what temperature scaling is fitted on
         fitted = path.with_name(f"sft-{seed}-fit.parquet")
         score_into(fitted, settings, model, tokenizer, data["fit"], split="calibration", seed=seed)
-    score_into(path, settings, model, tokenizer, data["test"], split="test", seed=seed, method=method)
+    made = made_with(settings, method, strength, "train", seed)
+    score_into(path, settings, model, tokenizer, data["test"], split="test", seed=seed, method=method, made_with=made)
 
 
 def work(settings: dict[str, Any], folder: Path, data: dict[str, list[Question]]) -> None:
@@ -240,6 +259,9 @@ def work(settings: dict[str, Any], folder: Path, data: dict[str, list[Question]]
         for path, job in jobs.items():
             lock = path.with_suffix(".lock")
             if claim(lock):
+                if path.exists():  # done by another process since the list was made
+                    lock.unlink()
+                    break
                 start = time.perf_counter()
                 try:
                     job()
@@ -303,7 +325,9 @@ def table(rows: dict[str, list[OptionLogits]], draws: int = 1000) -> dict[str, A
         result[row] = {
             "per_seed": {name: per_seed[:, i].tolist() for i, name in enumerate(names)},
             "mean": {
-                name: percentile_interval(float(values[row][i]), replicates[row][:, i]).to_json()
+                name: (basic_interval if name in CALIBRATION_ERRORS else percentile_interval)(
+                    float(values[row][i]), replicates[row][:, i]
+                ).to_json()
                 for i, name in enumerate(names)
             },
             "noise_floor": float(np.mean([noise_floor(item.decide()) for item in scores])),
@@ -319,16 +343,9 @@ def table(rows: dict[str, list[OptionLogits]], draws: int = 1000) -> dict[str, A
 
 
 def draw(rows: dict[str, list[OptionLogits]], path: Path) -> None:
-    """Reliability before and after, all seeds together, one panel a row of the table."""
-    panels = {}
-    for row in ("zero-shot", "sft", "rcft-train", "cogcalib-label-smoothing"):
-        decided = [scores.decide() for scores in rows[row]]
-        panels[row] = Predictions(
-            ids=tuple(f"{seed}/{i}" for seed, item in enumerate(decided) for i in item.ids),
-            confidence=np.concatenate([item.confidence for item in decided]),
-            correct=np.concatenate([item.correct for item in decided]),
-        )
-    save_diagram(path, panels)
+    """Reliability before and after with the first seed, one panel a row of the table."""
+    shown = ("zero-shot", "sft", "rcft-held-out", "cogcalib-label-smoothing")
+    save_diagram(path, {row: rows[row][0].decide() for row in shown})
 
 
 def print_table(result: dict[str, Any]) -> None:
