@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 # Training a tokenizer on several threads has been seen to hang; the tiny ones need no threads.
@@ -15,6 +16,11 @@ import pytest
 from files import write_jsonl
 
 from caltune.cli import main
+
+
+def pytest_runtest_setup() -> None:
+    """Transformers collects garbage often, and most of that time goes into modules that were loaded once."""
+    gc.freeze()
 
 
 class Result(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,6 @@ from caltune import methods
 from caltune.prompts import render
 from caltune.trainer import CalibrationTrainer
 from caltune.types import Question
-
-gc.freeze()  # each run collects garbage, and would look through all that was imported: half of its time
 
 QUIET = {
     "use_cpu": True,
