@@ -189,8 +189,10 @@ def ready(settings: dict[str, Any], folder: Path, data: dict[str, list[Question]
 
 
 def made_with(settings: dict[str, Any]) -> dict[str, Any]:
-    """Everything that decides the scores but the method and the seed, which are in a file's name."""
-    return {name: value for name, value in settings.items() if name != "seeds"}
+    """Everything that decides the scores but the seed, which is in a file's name; all that JSON can say."""
+    kept = {name: value for name, value in settings.items() if name != "seeds"}
+    made: dict[str, Any] = json.loads(json.dumps({**kept, "start_method": START, "methods": METHODS, "parts": PARTS}))
+    return made
 
 
 def score_all(
