@@ -103,7 +103,22 @@ def test_evaluate_writes_valid_json_and_a_column_a_file(caltune, tmp_path):
     assert document[str(a)]["metrics"]["accuracy"]["value"] == pytest.approx(accuracy)
     row = next(line for line in result.out.splitlines() if line.startswith("accuracy"))
     assert f" {accuracy:.4f} [" in row
-    assert [line.split()[0] for line in result.out.splitlines()[1:]][:2] == ["questions", "accuracy"]
+    assert [line.split()[0] for line in result.out.splitlines()[1:3]] == ["questions", "accuracy"]
+
+
+def test_evaluate_ranks_several_files_and_not_one(caltune, tmp_path):
+    sharp, plain = scores_file(tmp_path / "sharp.parquet"), scores_file(tmp_path / "plain.parquet", sharpness=1.0)
+    result = caltune("evaluate", sharp, plain, "--json", tmp_path / "m.json")
+    lines = result.out.splitlines()
+    heading = lines.index("ranked by nll, lowest first; a range where chance leaves the place open")
+    assert [line.split()[:2] for line in lines[heading + 2 : heading + 4]] == [["1", str(plain)], ["2", str(sharp)]]
+    assert f"nll differs, accuracy not clearly: {plain} and {sharp}" in lines
+    found = strict_json(tmp_path / "m.json")[str(sharp)]["ranking"]
+    assert (found["first_place"], found["last_place"]) == (2, 2)
+    assert found["against"][0]["file"] == str(plain)
+    assert found["against"][0]["accuracy"]["difference"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert "ranked" not in caltune("evaluate", sharp, "--json", tmp_path / "one.json").out
+    assert "ranking" not in strict_json(tmp_path / "one.json")[str(sharp)]
 
 
 def test_what_is_undefined_is_null_in_json_and_nan_on_the_terminal(caltune, tmp_path):

@@ -162,19 +162,26 @@ def _exemplar_pool(arguments: argparse.Namespace) -> list[Question]:
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
-    """Metrics of scores files, with intervals."""
+    """Metrics of scores files, with intervals; several are ranked by NLL."""
     from caltune.formats import read_scores
-    from caltune.metrics import summarise
-    from caltune.report.terminal import metrics_lines
+    from caltune.metrics import rank, summarise
+    from caltune.report.terminal import metrics_lines, ranking_lines
 
     require_place(arguments.json)
-    summaries = {}
+    scores, summaries = {}, {}
     for path in arguments.scores:
-        scores = read_scores(path).scores
+        scores[str(path)] = read_scores(path).scores
         with _about(path):
-            summaries[str(path)] = summarise(scores)
-    write_json(arguments.json, {name: summary.to_json() for name, summary in summaries.items()})
-    print("\n".join(metrics_lines(summaries)))
+            summaries[str(path)] = summarise(scores[str(path)])
+    document = {name: summary.to_json() for name, summary in summaries.items()}
+    lines = metrics_lines(summaries)
+    if len(scores) > 1:
+        ranking = rank(scores)
+        for name, found in ranking.to_json().items():
+            document[name]["ranking"] = found
+        lines += ["", *ranking_lines(ranking, summaries)]
+    write_json(arguments.json, document)
+    print("\n".join(lines))
 
 
 def advise(arguments: argparse.Namespace) -> None:

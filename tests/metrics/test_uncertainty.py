@@ -20,6 +20,7 @@ from caltune.metrics import (
     classwise_ece,
     classwise_ece_statistic,
     compare,
+    corrected_ece,
     ece,
     ece_statistic,
     mean_confidence,
@@ -166,6 +167,11 @@ def test_summary_holds_each_metric_and_its_interval():
     assert found.metrics["overconfidence"].low > 0
     assert found.noise_floor == noise_floor(decided, draws=200)
     assert found.noise_floor_mass == noise_floor(decided, binning="mass", draws=200)
+    assert found.corrected == {
+        "ece": corrected_ece(decided),
+        "ece_mass": corrected_ece(decided, binning="mass"),
+    }
+    assert found.to_json()["corrected"]["ece"]["low"] == found.corrected["ece"].low > 0
     assert found == summarise(scores, draws=200)
 
 

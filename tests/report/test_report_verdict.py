@@ -12,10 +12,16 @@ NAN = float("nan")
 UNLIKELY, LIKELY = Chance(gap=0.0, ece=0.0), Chance(gap=0.6, ece=0.4)
 
 
-def summary(n: int = 2000, floor: float = 0.023, **metrics: tuple[float, float, float]) -> Summary:
+LEFT = (0.083, 0.064, 0.103)
+
+
+def summary(
+    n: int = 2000, floor: float = 0.023, left: tuple[float, float, float] = LEFT, **metrics: tuple[float, float, float]
+) -> Summary:
     found = {name: Interval(0.5, 0.4, 0.6) for name in DIRECTIONS}
     found |= {name: Interval(*value) for name, value in metrics.items()}
-    return Summary(n=n, metrics=found, noise_floor=floor, noise_floor_mass=floor)
+    corrected = {name: Interval(*left) for name in ("ece", "ece_mass")}
+    return Summary(n=n, metrics=found, noise_floor=floor, noise_floor_mass=floor, corrected=corrected)
 
 
 def overconfident(**metrics: tuple[float, float, float]) -> Summary:
@@ -47,7 +53,8 @@ def test_overconfident() -> None:
         first == "sft says 91.0 % on average and is right 83.0 % of the time: overconfident by 8.0 points [6.4, 9.7]."
     )
     assert second == (
-        "ECE 0.087 [0.070, 0.104]; chance alone would give about 0.023 with 2,000 questions. "
+        "ECE 0.087, where chance alone would give about 0.023 with 2,000 questions; "
+        "without chance it is 0.083 [0.064, 0.103]. "
         "Its confidence helps to tell right from wrong (AUROC 0.810 [0.780, 0.840])."
     )
 
@@ -58,10 +65,13 @@ def test_underconfident_counts_its_points_upwards() -> None:
 
 
 def test_an_ece_chance_explains_is_not_called_an_error() -> None:
-    found = overconfident(overconfidence=(0.004, -0.01, 0.02), ece=(0.024, 0.02, 0.04))
+    found = overconfident(overconfidence=(0.004, -0.01, 0.02), ece=(0.024, 0.02, 0.04), left=(0.0, 0.0, 0.021))
     first, second = map(plain, describe("m", found, LIKELY))
     assert first.endswith("no further apart than chance allows.")
-    assert "ECE 0.024 [0.020, 0.040] is no more than chance gives a calibrated model: about 0.023" in second
+    assert second.startswith(
+        "ECE 0.024 is no more than chance gives a calibrated model, about 0.023 with 2,000 questions; "
+        "without chance it is 0.000 [0.000, 0.021]. "
+    )
 
 
 def test_errors_that_cancel_are_still_errors() -> None:

@@ -5,9 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 from caltune.data import Overlap
-from caltune.metrics import Comparison, Difference, Interval, Summary
+from caltune.metrics import Comparison, Difference, Gap, Interval, Pair, Ranking, Summary
 from caltune.prompts import Prompt
-from caltune.report.terminal import comparison_lines, metrics_lines, overlap_lines, prompt_lines, source_lines
+from caltune.report.terminal import (
+    comparison_lines,
+    metrics_lines,
+    overlap_lines,
+    prompt_lines,
+    ranking_lines,
+    source_lines,
+)
 from caltune.types import Question
 
 SUMMARY = Summary(
@@ -20,6 +27,7 @@ SUMMARY = Summary(
     },
     noise_floor=0.0312,
     noise_floor_mass=0.0299,
+    corrected={"ece": Interval(0.1, 0.05, 0.2), "ece_mass": Interval(0.05, 0.0, 0.125)},
 )
 
 
@@ -29,11 +37,78 @@ def test_one_line_a_metric_one_column_a_model_and_noise_floors_below_their_ece()
         "                    a                        a longer name",
         "questions           20                       1000",
         "accuracy            0.7500 [0.5000, 1.0000]  0.5000 [0.2500, 0.7500]",
-        "ece                 0.1250 [0.0625, 0.2500]  0.1250 [0.0625, 0.2500]",
+        "ece                 0.1250                   0.1250",
         "  noise_floor       0.0312                   0.0312",
-        "ece_mass            0.1000 [0.0500, 0.2000]  0.1000 [0.0500, 0.2000]",
+        "  corrected         0.1000 [0.0500, 0.2000]  0.1000 [0.0500, 0.2000]",
+        "ece_mass            0.1000                   0.1000",
         "  noise_floor_mass  0.0299                   0.0299",
+        "  corrected         0.0500 [0.0000, 0.1250]  0.0500 [0.0000, 0.1250]",
         "auroc               nan [nan, nan]           nan [nan, nan]",
+        "corrected: the ECE without what chance adds to it, and the 95 % interval of that",
+    ]
+
+
+NAN = float("nan")
+SAME = Gap(Interval(0.0, 0.0, 0.0), 1.0, clear=False)
+WORSE_NLL = Gap(Interval(0.25, 0.125, 0.375), 0.002, clear=True)
+MORE_RIGHT, LESS_RIGHT = (Gap(Interval(d, d - 0.01, d + 0.01), 0.01, clear=True) for d in (0.025, -0.025))
+
+
+def ranked(*pairs, places=None, **nll):
+    """The lines for files with the given NLL, in that order."""
+    summaries = {
+        name: replace(SUMMARY, metrics={**SUMMARY.metrics, "nll": Interval(v, v, v)}) for name, v in nll.items()
+    }
+    places = places or {name: (place, place) for place, name in enumerate(nll, start=1)}
+    return ranking_lines(Ranking(tuple(nll), places, pairs), summaries)
+
+
+def test_places_are_one_number_or_a_range():
+    assert ranked(Pair("a", "bb", True, SAME, SAME, 0.0312), a=0.5, bb=0.75, places={"a": (1, 2), "bb": (1, 2)}) == [
+        "ranked by nll, lowest first; a range where chance leaves the place open",
+        "place      nll     accuracy",
+        "1-2    a   0.5000  0.7500",
+        "1-2    bb  0.7500  0.7500",
+        "with these questions nll differences under 0.031 are mostly not seen",
+    ]
+    assert ranked(Pair("a", "b", True, WORSE_NLL, LESS_RIGHT, 0.01), a=0.5, b=0.75)[2:] == [
+        "1      a  0.5000  0.7500",
+        "2      b  0.7500  0.7500",
+    ]
+    assert ranked(a=0.5) == []
+
+
+def test_where_accuracy_and_nll_disagree_is_said_both_ways():
+    pair = Pair("a", "b", True, WORSE_NLL, MORE_RIGHT, 0.01)
+    assert ranked(pair, a=0.5, b=0.75)[4:] == [
+        "b is 2.5 points [1.5, 3.5] more accurate than a, though a has the lower nll"
+    ]
+    pair = Pair("a", "b", True, SAME, LESS_RIGHT, 0.0)
+    assert ranked(pair, a=0.5, b=0.75)[4:] == [
+        "a is 2.5 points [1.5, 3.5] more accurate than b, though nll does not clearly differ"
+    ]
+    pair = Pair("a", "b", True, WORSE_NLL, SAME, 0.01)
+    assert ranked(pair, a=0.5, b=0.75)[4:] == ["nll differs, accuracy not clearly: a and b"]
+
+
+def test_many_disagreements_are_cut_short():
+    some = dict.fromkeys("abcdef", 0.5)
+    pairs = [Pair("a", name, True, WORSE_NLL, gap, 0.01) for gap in (MORE_RIGHT, SAME) for name in "bcdef"]
+    lines = ranked(*pairs, **some)[8:]
+    assert lines[3:] == [
+        "and 2 more pairs where accuracy says otherwise",
+        "nll differs, accuracy not clearly: a and b; a and c; a and d; and 2 more",
+    ]
+
+
+def test_other_questions_and_infinite_nll_are_told():
+    apart = Gap(Interval(0.25, NAN, NAN), NAN, clear=False)
+    lines = ranked(Pair("a", "b", False, apart, apart, NAN), a=0.5, b=float("inf"), places={"a": (1, 2), "b": (1, 2)})
+    assert lines[2:] == [
+        "1-2    a  0.5000  0.7500",
+        "1-2    b  inf     0.7500",
+        "files on other questions differ where their intervals do not meet: it may be the questions",
+        "nll is infinite where the right option was ruled out, in b",
     ]
 
 
@@ -99,6 +174,7 @@ def test_no_line_carries_control_characters_from_outside():
     question = Question(evil, evil, (evil, "b"), 0, group=evil)
     lines = [
         *metrics_lines({evil: SUMMARY}),
+        *ranked(Pair(evil, evil, True, WORSE_NLL, MORE_RIGHT, 0.1), **{evil: 0.5, "b": 0.75}),
         *comparison_lines(Comparison(1, {}), evil, evil),
         *source_lines([question], evil, evil),
         *overlap_lines([Overlap("id", evil, evil, evil, evil)]),

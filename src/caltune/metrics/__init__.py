@@ -31,8 +31,10 @@ from caltune.metrics.proper import (
     nll,
     nll_per_question,
 )
+from caltune.metrics.ranking import Gap, Pair, Ranking, rank
 from caltune.metrics.selective import aurc, aurc_statistic, risk_at_coverage
 from caltune.metrics.smooth import smooth_ece, smooth_ece_statistic
+from caltune.metrics.strata import Stratum, group_calibration, option_calibration, poisson_binomial
 from caltune.metrics.summary import DIRECTIONS, Summary, summarise
 from caltune.metrics.target import target_calibration_error, target_calibration_error_per_question
 
@@ -43,10 +45,14 @@ __all__ = [
     "Collapse",
     "Comparison",
     "Difference",
+    "Gap",
     "Interval",
     "LocalCalibration",
+    "Pair",
+    "Ranking",
     "ReliabilityBins",
     "Statistic",
+    "Stratum",
     "Summary",
     "accuracy",
     "aurc",
@@ -70,6 +76,7 @@ __all__ = [
     "discordance_variance",
     "ece",
     "ece_statistic",
+    "group_calibration",
     "holm",
     "jackknife",
     "local_calibration",
@@ -80,10 +87,13 @@ __all__ = [
     "nll",
     "nll_per_question",
     "noise_floor",
+    "option_calibration",
     "over_and_under",
     "overconfidence",
     "percentile_interval",
+    "poisson_binomial",
     "questions_needed",
+    "rank",
     "reliability_bins",
     "risk_at_coverage",
     "risk_coverage",

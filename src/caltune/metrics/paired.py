@@ -69,14 +69,14 @@ def compare(a: OptionLogits, b: OptionLogits, *, draws: int = 1000, seed: int = 
     >>> same.difference, same.p_value, same.verdict
     (Interval(value=0.0, low=0.0, high=0.0), 1.0, 'no clear difference')
     """
-    b = _align(a, b)
+    b = align(a, b)
     metric_a, metric_b = all_metrics(a), all_metrics(b)
     values_a, values_b = metric_values(metric_a, len(a)), metric_values(metric_b, len(a))
-    replicates = bootstrap(lambda counts: _minus(metric_b(counts), metric_a(counts)), len(a), draws=draws, seed=seed)
-    values = _minus(values_b, values_a)
+    replicates = bootstrap(lambda counts: minus(metric_b(counts), metric_a(counts)), len(a), draws=draws, seed=seed)
+    values = minus(values_b, values_a)
     metrics = {}
     for i, (name, direction) in enumerate(DIRECTIONS.items()):
-        p_value = _p_value(replicates[:, i]) if np.isfinite(values[i]) else float("nan")
+        p_value = two_sided_p_value(replicates[:, i]) if np.isfinite(values[i]) else float("nan")
         metrics[name] = Difference(
             value_a=float(values_a[i]),
             value_b=float(values_b[i]),
@@ -87,7 +87,11 @@ def compare(a: OptionLogits, b: OptionLogits, *, draws: int = 1000, seed: int = 
     return Comparison(n=len(a), metrics=metrics)
 
 
-def _align(a: OptionLogits, b: OptionLogits) -> OptionLogits:
+def align(a: OptionLogits, b: OptionLogits) -> OptionLogits:
+    """The rows of `b` in the order of `a`.
+
+    Raises `InputError` when the ids or the labels differ.
+    """
     row_of = {name: row for row, name in enumerate(b.ids)}
     only_a = [name for name in a.ids if name not in row_of]
     known = set(a.ids)
@@ -109,7 +113,8 @@ def _align(a: OptionLogits, b: OptionLogits) -> OptionLogits:
     return b
 
 
-def _minus(b: FloatArray, a: FloatArray) -> FloatArray:
+def minus(b: FloatArray, a: FloatArray) -> FloatArray:
+    """b − a, 0 where float32 logits could not tell them apart, nan where both are infinite."""
     with np.errstate(invalid="ignore"):  # inf − inf is nan: undefined, and says so
         difference = b - a
     # Rounding is no difference, however steadily it leans one way.
@@ -117,7 +122,14 @@ def _minus(b: FloatArray, a: FloatArray) -> FloatArray:
     return difference
 
 
-def _p_value(replicates: FloatArray) -> float:
+def two_sided_p_value(replicates: FloatArray) -> float:
+    """2 (1 + #) / (1 + draws) for the smaller number # of replicates (draws,) on either side of 0, at most 1.
+
+    nan replicates are left out; nan without any.
+
+    >>> two_sided_p_value(np.array([0.1] * 19)), two_sided_p_value(np.array([0.1, -0.1, np.nan]))
+    (0.1, 1.0)
+    """
     defined = replicates[~np.isnan(replicates)]
     if not len(defined):
         return float("nan")

@@ -18,6 +18,7 @@ from caltune.metrics.bootstrap import (
     percentile_interval,
 )
 from caltune.metrics.classwise import classwise_ece_statistic
+from caltune.metrics.corrected import corrected_ece
 from caltune.metrics.discrimination import auroc_statistic
 from caltune.metrics.ece import ece_statistic, noise_floor
 from caltune.metrics.proper import brier_per_question, nll_per_question
@@ -42,12 +43,17 @@ CALIBRATION_ERRORS = ("ece", "ece_mass", "classwise_ece", "smooth_ece")
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """`n` questions, an `Interval` for each name in `DIRECTIONS`, and the noise floors of the two ECEs."""
+    """`n` questions, an `Interval` for each name in `DIRECTIONS`, and the noise floors of the two ECEs.
+
+    `corrected` holds `corrected_ece` for `ece` and `ece_mass`: what is left of them without chance, with an interval
+    that holds it near 0 too. The intervals of calibration errors in `metrics` do not; see `basic_interval`.
+    """
 
     n: int
     metrics: dict[str, Interval]
     noise_floor: float
     noise_floor_mass: float
+    corrected: dict[str, Interval]
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict for JSON; a number that is not finite becomes None."""
@@ -56,6 +62,7 @@ class Summary:
             "metrics": {name: interval.to_json() for name, interval in self.metrics.items()},
             "noise_floor": finite_or_none(self.noise_floor),
             "noise_floor_mass": finite_or_none(self.noise_floor_mass),
+            "corrected": {name: interval.to_json() for name, interval in self.corrected.items()},
         }
 
 
@@ -86,6 +93,10 @@ def summarise(scores: OptionLogits, *, draws: int = 1000, seed: int = 0) -> Summ
         },
         noise_floor=noise_floor(predictions, draws=draws, seed=seed),
         noise_floor_mass=noise_floor(predictions, binning="mass", draws=draws, seed=seed),
+        corrected={
+            "ece": corrected_ece(predictions, seed=seed),
+            "ece_mass": corrected_ece(predictions, binning="mass", seed=seed),
+        },
     )
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from caltune.metrics import DIRECTIONS, Comparison, Interval, Summary
+from caltune.metrics import DIRECTIONS, Comparison, Interval, Ranking, Summary
 from caltune.report.text import interval, number
 
 
@@ -54,18 +54,48 @@ _METRICS = {  # name: label, hint, factor, digits, unit
 }
 
 
-def numbers_table(names: Sequence[str], summaries: Sequence[Summary], comparable: Collection[int]) -> Table:
-    """Every metric of every model; the best value among `comparable` models is marked where it differs from another."""
+_WITHOUT_INTERVAL = ("ece", "ece_mass", "classwise_ece", "smooth_ece")  # none that holds: see docs/papers.md
+
+
+def numbers_table(
+    names: Sequence[str], summaries: Sequence[Summary], comparable: Collection[int], ranking: Ranking | None = None
+) -> Table:
+    """Every metric of every model; the best value among `comparable` models is marked where it differs from another.
+
+    Under an ECE stands its noise floor, and what is left without chance, with the interval that holds that.
+    """
     rows = []
     for metric, (label, hint, factor, digits, unit) in _METRICS.items():
         found = [summary.metrics[metric] for summary in summaries]
-        cells = [Cell(_number(one.value, factor, digits, unit), _range(one, factor, digits)) for one in found]
+        cells = [
+            Cell(
+                _number(one.value, factor, digits, unit),
+                "" if metric in _WITHOUT_INTERVAL else _range(one, factor, digits),
+            )
+            for one in found
+        ]
         best = _best([one.value for one in found], DIRECTIONS[metric], comparable, round(factor * 10**digits))
         rows.append(Row(label, _hint(hint, metric), tuple(replace(c, best=i in best) for i, c in enumerate(cells))))
         if metric in ("ece", "ece_mass"):
             key = "noise_floor" if metric == "ece" else "noise_floor_mass"
             floors = tuple(Cell(number(getattr(summary, key))) for summary in summaries)
             rows.append(Row("Noise floor", "the ECE above by chance alone", floors))
+            left = [summary.corrected[metric] for summary in summaries]
+            rows.append(
+                Row(
+                    "Without chance",
+                    "the ECE above as it would be without noise",
+                    tuple(Cell(number(one.value), _range(one, 1, 3)) for one in left),
+                )
+            )
+        if metric == "nll" and ranking is not None:
+            rows.append(
+                Row(
+                    "Place by NLL",
+                    "a range where chance leaves it open",
+                    tuple(Cell(place(ranking, name)) for name in names),
+                )
+            )
     note = "“best” marks the best value as printed; whether the lead is clear, the differences below tell."
     return Table(
         "All numbers",
@@ -75,6 +105,16 @@ def numbers_table(names: Sequence[str], summaries: Sequence[Summary], comparable
         tuple(rows),
         note if len(comparable) > 1 else "",
     )
+
+
+def place(ranking: Ranking, name: str) -> str:
+    """One place, or the first and the last that chance leaves open.
+
+    >>> place(Ranking(("a", "b"), {"a": (1, 2), "b": (2, 2)}, ()), "a")
+    '1–2'
+    """
+    first, last = ranking.places[name]
+    return str(first) if first == last else f"{first}–{last}"
 
 
 def differences_table(names: Sequence[str], comparisons: Mapping[int, Comparison]) -> Table:

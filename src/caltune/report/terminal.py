@@ -2,26 +2,81 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from caltune.data import Overlap
-from caltune.metrics import Comparison, Interval, Summary
+from caltune.metrics import Comparison, Interval, Pair, Ranking, Summary
 from caltune.output import one_line
 from caltune.prompts import Prompt
 from caltune.report.text import clean
 from caltune.types import Question
 
+_NO_INTERVAL = ("ece", "ece_mass", "classwise_ece", "smooth_ece")  # none that holds: see docs/papers.md
+_MOST_PAIRS = 3
+
 
 def metrics_lines(summaries: Mapping[str, Summary]) -> list[str]:
-    """One line a metric, one column a model: value and 95 % interval; the noise floors below their ECE."""
+    """One line a metric, one column a model: value and 95 % interval; under an ECE its noise floor and what is left."""
     rows = [["", *map(one_line, summaries)], ["questions", *(str(summary.n) for summary in summaries.values())]]
     for name in next(iter(summaries.values())).metrics:
-        rows.append([name, *(_interval(summary.metrics[name]) for summary in summaries.values())])
+        found = [summary.metrics[name] for summary in summaries.values()]
+        rows.append([name, *(f"{one.value:.4f}" if name in _NO_INTERVAL else _interval(one) for one in found)])
         if name in ("ece", "ece_mass"):
             floor = "noise_floor" if name == "ece" else "noise_floor_mass"
             rows.append([f"  {floor}", *(f"{getattr(summary, floor):.4f}" for summary in summaries.values())])
-    return _aligned(rows)
+            rows.append(["  corrected", *(_interval(summary.corrected[name]) for summary in summaries.values())])
+    return [*_aligned(rows), "corrected: the ECE without what chance adds to it, and the 95 % interval of that"]
+
+
+def ranking_lines(ranking: Ranking, summaries: Mapping[str, Summary]) -> list[str]:
+    """The places by NLL, where accuracy says otherwise, and what these questions cannot show; nothing for one file."""
+    if len(ranking.order) < 2:
+        return []
+    rows = [["place", "", "nll", "accuracy"]]
+    for name in ranking.order:
+        found = summaries[name].metrics
+        first, last = ranking.places[name]
+        place = f"{first}" if first == last else f"{first}-{last}"
+        rows.append([place, one_line(name), f"{found['nll'].value:.4f}", f"{found['accuracy'].value:.4f}"])
+    lines = _disagreements(ranking.pairs)
+    unclear = [pair.detectable for pair in ranking.pairs if not pair.nll.clear and pair.detectable > 0]
+    if unclear:
+        lines.append(f"with these questions nll differences under {max(unclear):.2g} are mostly not seen")
+    if not all(pair.same_questions for pair in ranking.pairs):
+        lines.append("files on other questions differ where their intervals do not meet: it may be the questions")
+    infinite = [name for name in ranking.order if summaries[name].metrics["nll"].value == math.inf]
+    if infinite:
+        lines.append(f"nll is infinite where the right option was ruled out, in {', '.join(infinite)}")
+    heading = "ranked by nll, lowest first; a range where chance leaves the place open"
+    return [heading, *_aligned(rows), *map(one_line, lines)]
+
+
+def _disagreements(pairs: Sequence[Pair]) -> list[str]:
+    """Where NLL and accuracy do not tell the same of two files."""
+    by_accuracy = sorted(
+        (pair for pair in pairs if pair.accuracy.clear and not (pair.nll.clear and pair.accuracy.difference.value < 0)),
+        key=lambda pair: -abs(pair.accuracy.difference.value),
+    )
+    lines = []
+    for pair in by_accuracy[:_MOST_PAIRS]:
+        better, other = (pair.b, pair.a) if pair.accuracy.difference.value > 0 else (pair.a, pair.b)
+        nll = f"{other} has the lower nll" if pair.nll.clear else "nll does not clearly differ"
+        lines.append(f"{better} is {_points(pair)} more accurate than {other}, though {nll}")
+    if by_accuracy[_MOST_PAIRS:]:
+        lines.append(f"and {len(by_accuracy) - _MOST_PAIRS} more pairs where accuracy says otherwise")
+    only_nll = [f"{pair.a} and {pair.b}" for pair in pairs if pair.nll.clear and not pair.accuracy.clear]
+    if only_nll:
+        more = f"; and {len(only_nll) - _MOST_PAIRS} more" if only_nll[_MOST_PAIRS:] else ""
+        lines.append(f"nll differs, accuracy not clearly: {'; '.join(only_nll[:_MOST_PAIRS])}{more}")
+    return lines
+
+
+def _points(pair: Pair) -> str:
+    found = pair.accuracy.difference
+    low, high = sorted(100 * side * math.copysign(1, found.value) for side in (found.low, found.high))
+    return f"{100 * abs(found.value):.1f} points" + ("" if math.isnan(low) else f" [{low:.1f}, {high:.1f}]")
 
 
 def comparison_lines(comparison: Comparison, name_a: str, name_b: str) -> list[str]:

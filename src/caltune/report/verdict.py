@@ -66,7 +66,7 @@ def leaning(summary: Summary, chance: Chance) -> str:
 def describe(name: str, summary: Summary, chance: Chance) -> tuple[str, str]:
     """One model in words: how sure against how right; then ECE against chance and what the confidence is worth."""
     found = summary.metrics
-    gap, found_ece = found["overconfidence"], found["ece"]
+    gap, left = found["overconfidence"], summary.corrected["ece"]
     lean = leaning(summary, chance)
     says, right = percent(found["confidence"].value), percent(found["accuracy"].value)
     if lean in ("overconfident", "underconfident"):
@@ -78,13 +78,14 @@ def describe(name: str, summary: Summary, chance: Chance) -> tuple[str, str]:
     else:
         ending = "no further apart than chance allows"
     first = f"{name} says {says} on average and is right {right} of the time: {ending}."
-    ece_words = f"ECE {number(found_ece.value)} {interval(found_ece.low, found_ece.high)}".rstrip()
-    floor = f"{number(summary.noise_floor)} with {questions(summary.n)}"
+    ece_words = f"ECE {number(found['ece'].value)}"
+    floor = f"about {number(summary.noise_floor)} with {questions(summary.n)}"
     if chance.ece < _LEVEL:
-        second = f"{ece_words}; chance alone would give about {floor}."
+        second = f"{ece_words}, where chance alone would give {floor}"
     else:
-        second = f"{ece_words} is no more than chance gives a calibrated model: about {floor}."
-    return first, f"{second} {_worth(found['auroc'], found['accuracy'].value)}"
+        second = f"{ece_words} is no more than chance gives a calibrated model, {floor}"
+    second += f"; without chance it is {number(left.value)} {interval(left.low, left.high)}".rstrip()
+    return first, f"{second}. {_worth(found['auroc'], found['accuracy'].value)}"
 
 
 def _absolute(gap: Interval) -> str:

@@ -1,0 +1,161 @@
+"""Places by NLL: planted orders, equal models, other questions, infinite NLL."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from caltune.errors import InputError
+from caltune.metrics import compare, detectable_difference, nll_per_question, rank
+from caltune.types import OptionLogits
+
+
+def truth(size=400, seed=0, prefix="q"):
+    generator = np.random.default_rng(seed)
+    logits = 1.5 * generator.normal(size=(size, 4))
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    labels = (probabilities.cumsum(axis=1)[:, :3] < generator.random((size, 1))).sum(axis=1)
+    return OptionLogits(tuple(f"{prefix}{i}" for i in range(size)), logits, labels)
+
+
+def sharpened(scores, factor):
+    return OptionLogits(scores.ids, factor * scores.logits, scores.labels)
+
+
+def noisy(scores, seed, scale=1.0):
+    noise = scale * np.random.default_rng(seed).normal(size=scores.logits.shape)
+    return OptionLogits(scores.ids, scores.logits + noise, scores.labels)
+
+
+def test_a_planted_order_is_found_whatever_the_order_of_rows_and_files():
+    best = truth()
+    files = {"far": sharpened(best, 4.0), "best": best, "near": sharpened(best.take(range(399, -1, -1)), 2.0)}
+    found = rank(files)
+    assert found.order == ("best", "near", "far")
+    assert found.places == {"best": (1, 1), "near": (2, 2), "far": (3, 3)}
+    assert all(pair.same_questions and pair.nll.clear and not pair.accuracy.clear for pair in found.pairs)
+    turned = rank(dict(reversed(files.items())))
+    assert (turned.order, turned.places, turned.pairs) == (found.order, found.places, found.pairs)
+
+
+def test_two_files_give_the_p_value_and_interval_of_the_paired_comparison():
+    a = truth(300)
+    ordered = a.take(sorted(range(300), key=a.ids.__getitem__))  # resamples go by sorted id
+    b = noisy(ordered, 1)
+    expected = compare(ordered, b, draws=300).metrics
+    (pair,) = rank({"a": a, "b": b}, draws=300).pairs
+    assert (pair.a, pair.b) == ("a", "b")
+    for found, wanted in ((pair.nll, expected["nll"]), (pair.accuracy, expected["accuracy"])):
+        assert found.p_value == wanted.p_value
+        for end in ("value", "low", "high"):
+            assert getattr(found.difference, end) == pytest.approx(getattr(wanted.difference, end))
+    variance = np.var(nll_per_question(b) - nll_per_question(ordered), ddof=1)
+    assert pair.detectable == pytest.approx(detectable_difference(300, variance))
+
+
+def test_equal_models_share_all_places_in_nearly_all_trials():
+    # Five noisy copies of one truth. Holm keeps "any two told apart" at 5 %; ten pairs without it give about 25 %.
+    apart = 0
+    for trial in range(30):
+        base = truth(150, seed=trial)
+        found = rank({str(i): noisy(base, 100 * trial + i) for i in range(5)})
+        assert set(found.order) == set("01234")
+        apart += any(pair.nll.clear for pair in found.pairs)
+    assert apart <= 4
+
+
+def test_a_middle_model_may_tie_with_both_neighbours_that_differ():
+    base = truth(800)
+    found = rank({"a": base, "b": sharpened(base, 1.15), "c": sharpened(base, 1.45)})
+    clear = {(pair.a, pair.b): pair.nll.clear for pair in found.pairs}
+    for name, (first, last) in found.places.items():
+        assert first == 1 + sum(value for (_, b), value in clear.items() if b == name)
+        assert last == 3 - sum(value for (a, _), value in clear.items() if a == name)
+    assert clear["a", "c"]
+    assert found.places["a"][0] == 1
+    assert found.places["c"][1] == 3
+
+
+def test_p_values_of_many_files_can_still_be_clear():
+    # Twelve files have 66 pairs: 1,000 draws could give at best 66 · 2 / 1001 = 0.13.
+    base = truth(60)
+    found = rank({str(i): sharpened(base, 1 if i else 30) for i in range(12)})
+    assert found.order[-1] == "0"
+    assert found.places["0"] == (12, 12)
+    assert found.places["1"] == (1, 11)
+
+
+def test_accuracy_may_differ_where_nll_does_not():
+    base = truth(2000)
+    # The right answer moved from first to second by a hair in 60 questions: little NLL, 3 points of accuracy.
+    logits = base.logits.copy()
+    rows = np.flatnonzero(logits.argmax(axis=1) == base.labels)
+    rows = rows[np.argsort(np.partition(logits[rows], -2, axis=1)[:, -2] - logits[rows].max(axis=1))[-60:]]
+    second = np.argsort(logits[rows], axis=1)[:, -2]
+    logits[rows, second] = logits[rows].max(axis=1) + 1e-3
+    (pair,) = rank({"a": base, "b": OptionLogits(base.ids, logits, base.labels)}).pairs
+    sign = 1 if pair.b == "b" else -1
+    assert sign * pair.accuracy.difference.value == pytest.approx(-0.03)
+    assert pair.accuracy.clear
+
+
+def test_other_questions_tie_where_intervals_meet():
+    one, two = truth(300), truth(300, seed=1, prefix="other")
+    found = rank({"one": one, "two": two, "bad": sharpened(truth(300, seed=2, prefix="third"), 6.0)})
+    assert found.order[-1] == "bad"
+    assert found.places == {"one": (1, 2), "two": (1, 2), "bad": (3, 3)}
+    assert not any(pair.same_questions for pair in found.pairs)
+    assert all(math.isnan(pair.nll.p_value) and math.isnan(pair.detectable) for pair in found.pairs)
+
+
+def test_other_labels_are_other_questions():
+    one = truth(50)
+    other = OptionLogits(one.ids, one.logits, (one.labels + 1) % 4)
+    assert not rank({"one": one, "other": other}).pairs[0].same_questions
+
+
+def test_infinite_nll_comes_last_and_two_of_them_are_ordered_by_brier():
+    base = truth(100)
+    logits = base.logits.copy()
+    logits[0] = -np.inf
+    logits[0, (base.labels[0] + 1) % 4] = 0.0
+    ruled_out = OptionLogits(base.ids, logits, base.labels)
+    found = rank({"worse": sharpened(ruled_out, 5.0), "ruled out": ruled_out, "base": base})
+    assert found.order == ("base", "ruled out", "worse")
+    undefined = found.pairs[2]
+    assert math.isnan(undefined.nll.p_value)
+    assert not undefined.nll.clear
+    assert found.places["ruled out"][1] == found.places["worse"][1] == 3
+    document = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert document["base"]["against"][0]["nll"]["difference"]["value"] is None
+
+
+def test_json_turns_differences_round():
+    base = truth(200)
+    found = rank({"a": base, "b": sharpened(base, 3.0)}).to_json()
+    mine, theirs = found["a"]["against"][0], found["b"]["against"][0]
+    assert (mine["file"], theirs["file"]) == ("b", "a")
+    assert mine["nll"]["difference"]["value"] == -theirs["nll"]["difference"]["value"] < 0
+    assert mine["nll"]["difference"]["low"] == -theirs["nll"]["difference"]["high"]
+    assert mine["nll"]["difference"]["low"] < mine["nll"]["difference"]["value"] < mine["nll"]["difference"]["high"]
+    assert mine["nll"]["clear"] is True
+
+
+def test_one_file_and_one_question():
+    assert rank({"a": truth(1)}).places == {"a": (1, 1)}
+    two = rank({"a": truth(1), "b": sharpened(truth(1), 2.0)})
+    # Resampling one question always gives the same difference: too sure, but defined.
+    assert sorted(two.order) == ["a", "b"]
+    assert math.isnan(two.pairs[0].detectable)
+
+
+def test_a_ranking_needs_files_questions_and_labels():
+    with pytest.raises(InputError, match="at least one set of scores, got none"):
+        rank({})
+    with pytest.raises(InputError, match="a: a ranking needs at least one question, got none"):
+        rank({"a": OptionLogits((), np.empty((0, 2)), [])})
+    with pytest.raises(InputError, match="no label"):
+        rank({"a": OptionLogits(("q",), [[0.0, 1.0]], [-1])})
+    with pytest.raises(InputError, match="draws must be at least 1"):
+        rank({"a": truth(3)}, draws=0)
