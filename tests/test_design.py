@@ -41,7 +41,8 @@ DIRECTIONS = {
     "abstain": {"errors", "types", "binomial"},
     "formats": {"errors", "types", "knowledge", "abstain", "output"},
     "losses": {"errors"},
-    "callbacks": set(),
+    "callbacks": {"errors", "recalibrate"},
+    "config": {"errors", "models"},
     "knowledge": {"errors", "types", "metrics"},
     "models": {"errors"},
     "output": {"errors", "report"},
@@ -50,7 +51,7 @@ DIRECTIONS = {
         *("formats", "output", "abstain", "binomial"),
     },
     "scoring": {"errors", "types", "prompts", "models", "formats", "knowledge"},
-    "predictors": {"errors", "types", "prompts", "scoring"},
+    "predictors": {"errors", "types", "prompts", "models", "scoring"},
     "methods": {"errors", "types", "metrics", "losses", "knowledge", "formats", "collator", "trainer"},
 }
 
@@ -113,7 +114,7 @@ def test_imports_follow_the_directions(path):
 
 def test_only_the_trainer_and_the_parsing_of_its_flags_import_trl():
     users = {NAMES[path] for path in FILES if any(name.split(".")[0] == "trl" for name in imports(tree(path)))}
-    assert users == {"caltune.trainer", "caltune.training"}
+    assert users == {"caltune.config", "caltune.trainer", "caltune.training"}
     [parser] = [node for node in ast.walk(tree(SOURCE / "training.py")) if getattr(node, "module", None) == "trl"]
     assert [alias.name for alias in parser.names] == ["TrlParser"]
 

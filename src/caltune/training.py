@@ -23,7 +23,7 @@ from yaml import YAMLError
 from caltune import methods
 from caltune.data import find_overlap, load_questions
 from caltune.errors import InputError
-from caltune.models import load_model
+from caltune.models import TEMPERATURE_FILE, load_model
 from caltune.output import report_bad_rows, require_folder
 from caltune.report.advice import flags
 from caltune.trainer import CalibrationConfig, CalibrationTrainer
@@ -226,7 +226,7 @@ def save(trainer: CalibrationTrainer, folder: Path) -> None:
         for name in names:
             os.replace(unfinished / name, folder / name)
         # Of an earlier run: an adapter, or weights cut otherwise, would be loaded in place of the new ones.
-        for pattern in ("adapter_*", "model*.safetensors*", "config.json"):
+        for pattern in ("adapter_*", "model*.safetensors*", "config.json", TEMPERATURE_FILE):
             for path in folder.glob(pattern):
                 if path.name not in names:
                     path.unlink()

@@ -62,6 +62,14 @@ def dense_ggn(asked: list[Question]) -> np.ndarray:
     return total
 
 
+def test_an_option_temperature_divides_logits_and_derivatives() -> None:
+    warm = tiny_model()
+    warm.config.option_temperature = 2.0
+    for plain, divided in zip(linearise(tiny_model(), TOKENIZER, TEST), linearise(warm, TOKENIZER, TEST), strict=True):
+        np.testing.assert_allclose(divided.logits, plain.logits / 2, rtol=1e-6)
+        np.testing.assert_allclose(divided.jacobians(), plain.jacobians() / 2, rtol=1e-6)
+
+
 def test_curvature_is_the_partial_traces_of_the_whole_matrix() -> None:
     ggn = dense_ggn(TRAIN).reshape(32, 32, 32, 32)
     hidden, gradient = curvature(linearise(tiny_model(), TOKENIZER, TRAIN))

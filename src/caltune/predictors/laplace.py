@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from caltune.errors import InputError
+from caltune.models import option_temperature
 from caltune.prompts import Answers, Template
 from caltune.scoring.engine import Reduction, context_length, encode_questions, evaluating
 from caltune.scoring.packing import PackedBatch, forward, option_logits, pack, token_log_probabilities
@@ -203,7 +204,7 @@ def linearise(
     pad_id = 0 if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     for start in range(0, len(encoded), BATCH_QUESTIONS):
         batch = pack(encoded[start : start + BATCH_QUESTIONS], pad_id).to(model.device)
-        yield from _split(batch, head, *_pass(model, head, batch), reduction)
+        yield from _split(batch, head, *_pass(model, head, batch), reduction, option_temperature(model))
 
 
 def _pass(model: Any, head: nn.Linear, batch: PackedBatch) -> tuple[Tensor, Tensor, Tensor]:
@@ -222,14 +223,23 @@ def _pass(model: Any, head: nn.Linear, batch: PackedBatch) -> tuple[Tensor, Tens
 
 
 def _split(
-    batch: PackedBatch, head: nn.Linear, logits: Tensor, mean_rows: Tensor, hidden: Tensor, reduction: str
+    batch: PackedBatch,
+    head: nn.Linear,
+    logits: Tensor,
+    mean_rows: Tensor,
+    hidden: Tensor,
+    reduction: str,
+    temperature: float,
 ) -> Iterator[Linearised]:
     """A batch after its pass, question by question."""
     width = batch.option_lengths.shape[1]
     gradients = head.weight.detach()[batch.target_tokens].float() - mean_rows[batch.target_positions]
     if reduction == "mean":
         gradients = gradients / batch.option_lengths.flatten()[batch.target_options][:, None]
-    scores = option_logits(token_log_probabilities(logits, batch), batch, reduction).double().cpu().numpy()
+    gradients = gradients / temperature
+    scores = (
+        option_logits(token_log_probabilities(logits, batch), batch, reduction).double().cpu().numpy() / temperature
+    )
     h, g, owner = (t.double().cpu().numpy() for t in (hidden[batch.target_positions], gradients, batch.target_options))
     for row, counted in enumerate((batch.option_lengths > 0).sum(-1).tolist()):
         own = owner // width == row

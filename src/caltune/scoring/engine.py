@@ -11,6 +11,7 @@ import torch
 from tqdm import tqdm
 
 from caltune.errors import InputError
+from caltune.models import option_temperature
 from caltune.prompts import Answers, Template
 from caltune.scoring.continuations import encode_continuations
 from caltune.scoring.features import prompt_states
@@ -131,8 +132,9 @@ def score_encoded(
     progress: bool = False,
     features: Features | None = None,
 ) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Option logits (N, K), float32, in the order of `encoded`; the model's training mode is left as it was.
+    """Option logits (N, K), float32, in the order of `encoded`, divided by the model's option temperature.
 
+    The model's training mode is left as it was.
     A `features` dict is filled with each row's hidden state (H,) at the end of its prompt.
     """
     width = max(len(item.options) for item in encoded)
@@ -148,7 +150,7 @@ def score_encoded(
                 tokens = token_log_probabilities(forward(model, batch), batch)
             if features is not None:
                 features.update(zip(rows, states[0].cpu().numpy(), strict=True))
-            logits[rows] = option_logits(tokens, batch, reduction).cpu().numpy()
+            logits[rows] = option_logits(tokens, batch, reduction).cpu().numpy() / option_temperature(model)
             bar.update(len(rows))
     return logits
 

@@ -14,7 +14,7 @@ import torch
 from caltune import __version__
 from caltune.errors import InputError
 from caltune.formats import ScoreFile, write_scores
-from caltune.models import load_model
+from caltune.models import load_model, option_temperature
 from caltune.prompts import render
 from caltune.scoring.engine import score, score_with_features
 from caltune.types import OptionLogits, Question
@@ -53,6 +53,7 @@ def score_to_file(
         scores, states = score_with_features(model, tokenizer, questions, progress=progress, **how)
     else:
         scores, states = score(model, tokenizer, questions, progress=progress, **how), None
+    temperature = option_temperature(model)
     rendering = {key: how[key] for key in ("answers", "template", "exemplars") if key in how}
     metadata = {
         "model": name,
@@ -61,6 +62,7 @@ def score_to_file(
         "answers": how.get("answers", "continuations"),
         "reduction": how.get("reduction", "sum"),
         "template": how.get("template", "auto"),
+        **({} if temperature == 1 else {"temperature": temperature}),
         "prompt_example": render(questions[0], tokenizer, **rendering).text,
         "versions": {"caltune": __version__, **{package: version(package) for package in ("torch", "transformers")}},
         "seed": seed,

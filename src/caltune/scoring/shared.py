@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from caltune.models import option_temperature
 from caltune.scoring.engine import Reduction, evaluating, score_encoded
 from caltune.scoring.packing import (
     EncodedQuestion,
@@ -59,7 +60,7 @@ def score_behind_beginning(
             rows = order[start:stop]
             batch = pack([rest[i] for i in rows], pad_id, options=width, row_tokens=ROW_TOKENS).to(model.device)
             tokens = token_log_probabilities(_forward_behind(model, batch, cache, length), batch)
-            logits[rows] = option_logits(tokens, batch, reduction).cpu().numpy()
+            logits[rows] = option_logits(tokens, batch, reduction).cpu().numpy() / option_temperature(model)
             start = stop
     return logits
 

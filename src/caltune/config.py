@@ -1,0 +1,83 @@
+"""`CalibrationConfig`: TRL's `SFTConfig` with what questions with options need."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from trl import SFTConfig
+
+from caltune.errors import InputError, require
+from caltune.models import default_device
+
+
+@dataclass
+class CalibrationConfig(SFTConfig):
+    """`SFTConfig` with what questions with options need; every other field means what it means in TRL.
+
+    `bf16` is left off where there is no accelerator: float32 is the faster one on a CPU.
+    """
+
+    answers: str = field(
+        default="continuations",
+        metadata={"help": "Score each option's text (continuations) or show the options and score letters (letters)."},
+    )
+    reduction: str = field(
+        default="sum", metadata={"help": "How an option's token log-probabilities become its logit: sum, mean or min."}
+    )
+    template: str = field(
+        default="auto", metadata={"help": "Prompt template: chat, plain, or auto (chat where the tokenizer has one)."}
+    )
+    answer_loss: str = field(
+        default="options",
+        metadata={
+            "help": "Learn the answer by cross-entropy over the question's options (options), or by the negative "
+            "log-likelihood of the answer's tokens over the whole vocabulary (tokens)."
+        },
+    )
+    question_loss_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight of the negative log-likelihood of the prompt's tokens, their sum, beside the loss of the "
+            "answer; 1 with answer_loss tokens learns -log p(prompt, answer)."
+        },
+    )
+    average_weights: float = field(
+        default=0.0,
+        metadata={"help": "Share of the steps, the last ones, whose weights are averaged; 0 keeps the last weights."},
+    )
+    option_temperature: float | None = field(
+        default=None,
+        metadata={
+            "help": "T: option logits are divided by it from the first step on, and whenever the model is scored "
+            "afterwards. 0 fits it to the answers that the untrained model gives to training questions; left out, it "
+            "is the model's own, 1 where no training has left one."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if self.use_cpu or default_device().type == "cpu":
+            self.bf16 = bool(self.bf16)
+            self.dataloader_pin_memory = False  # there is nowhere to copy to
+        # Questions are tokenised here, not by TRL.
+        self.dataset_kwargs = {**(self.dataset_kwargs or {}), "skip_prepare_dataset": True}
+        super().__post_init__()
+        require("answers", self.answers, ("continuations", "letters"))
+        require("reduction", self.reduction, ("sum", "mean", "min"))
+        require("template", self.template, ("auto", "chat", "plain"))
+        require("answer_loss", self.answer_loss, ("options", "tokens"))
+        if not 0 <= self.question_loss_weight < math.inf:
+            raise InputError(f"question_loss_weight must be at least 0 and finite, got {self.question_loss_weight}")
+        if not 0 <= self.average_weights <= 1:
+            raise InputError(f"average_weights must lie in [0, 1], got {self.average_weights}")
+        if self.average_weights and self.load_best_model_at_end:
+            raise InputError(
+                "average_weights above 0 would replace what load_best_model_at_end loads: take one of them"
+            )
+        if self.option_temperature is not None and not 0 <= self.option_temperature < math.inf:
+            raise InputError(f"option_temperature must be at least 0 and finite, got {self.option_temperature}")
+        if self.option_temperature is not None and self.answer_loss == "tokens":
+            raise InputError("option_temperature has no part in answer_loss tokens: take options")
+        # Both act in TRL's own loss, which is not used here.
+        require("loss_type", self.loss_type, ("nll",))
+        require("label_smoothing_factor", self.label_smoothing_factor, (0,))
