@@ -59,6 +59,7 @@ QUICK = {
 }
 SEEN = 2000  # test questions that the first version drew, with seed 0
 
+TEMPERED = {"option_temperature": 0.0, "average_weights": 1.0}
 # Method -> (trainer, fixed settings, strengths to choose from).
 METHODS: dict[str, tuple[str, dict[str, Any], list[dict[str, Any]]]] = {
     "sft": ("SFT", {}, [{}]),
@@ -91,7 +92,20 @@ METHODS: dict[str, tuple[str, dict[str, Any], list[dict[str, Any]]]] = {
         {"penalty": "entropy"},
         [{"penalty_weight": 0.3, "style_share": 0.33}, {"penalty_weight": 1.0}],
     ),
+    "sft-averaged": ("SFT", {"average_weights": 1.0}, [{}]),
+    "tempered": ("SFT", TEMPERED, [{}]),
+    "tempered-rcft": (
+        "RCFT",
+        {**TEMPERED, "bin_accuracy_source": "held-out", "bin_weights": "count"},
+        [{"calibration_weight": 1.0}, {"calibration_weight": 2.5}],
+    ),
+    "tempered-cogcalib": (
+        "CogCalib",
+        {**TEMPERED, "penalty": "label-smoothing"},
+        [{"smoothing": 0.05}, {"smoothing": 0.1}],
+    ),
 }
+SCALED = ("sft", "tempered")  # also shown with a temperature, fitted on calibration questions
 
 
 def main() -> None:
@@ -214,8 +228,8 @@ def run_method(
 ) -> None:
     train = pick(data["train"], settings["train"], seed)
     model, tokenizer = fine_tune(settings, data, method, strength, seed, train, path.parent)
-    if method == "sft":  # what temperature scaling is fitted on
-        fitted = path.with_name(f"sft-{seed}-fit.parquet")
+    if method in SCALED:
+        fitted = path.with_name(f"{method}-{seed}-fit.parquet")
         common.score_into(fitted, settings, model, tokenizer, data["fit"], split="calibration", seed=seed)
     made = made_with(settings, method, strength, "train", seed)
     common.score_into(
@@ -232,9 +246,9 @@ def collect(settings: dict[str, Any], folder: Path) -> dict[str, list[OptionLogi
     rows = {"zero-shot": [read("zero-shot")]}
     for method in METHODS:
         rows[method] = [read(f"{method}-{seed}") for seed in settings["seeds"]]
-        if method == "sft":
-            rows["sft + temperature"] = [
-                fit_temperature(read(f"sft-{seed}-fit"))(read(f"sft-{seed}")) for seed in settings["seeds"]
+        if method in SCALED:
+            rows[f"{method} + temperature"] = [
+                fit_temperature(read(f"{method}-{seed}-fit"))(read(f"{method}-{seed}")) for seed in settings["seeds"]
             ]
     return rows
 
