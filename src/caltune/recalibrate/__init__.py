@@ -15,6 +15,7 @@ from caltune.recalibrate.shift import density_ratio, effective_size, fit_weighte
 from caltune.recalibrate.temperature import Temperature, fit_temperature
 from caltune.recalibrate.top_label import TopLabel, fit_top_label
 from caltune.recalibrate.transcal import estimate_accuracy, fit_transcal
+from caltune.recalibrate.umnn import MonotoneNetwork, fit_umnn
 from caltune.recalibrate.vector import Vector, fit_vector
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Isotonic",
     "LoRe",
     "Matrix",
+    "MonotoneNetwork",
     "NumericForecasts",
     "Platt",
     "Pool",
@@ -49,6 +51,7 @@ __all__ = [
     "fit_temperature",
     "fit_top_label",
     "fit_transcal",
+    "fit_umnn",
     "fit_vector",
     "fit_weighted_temperature",
     "pool_spread",

@@ -40,3 +40,35 @@ def minimise(objective: Objective, start: FloatArray) -> FloatArray:
         point = point - size * step
         value, gradient, hessian = following
     return point
+
+
+def descend(objective: Objective, start: FloatArray, tolerance: float = 1e-5) -> FloatArray:
+    """A minimum of an `objective` that need not be convex, near `start`, by the steps of Levenberg and Marquardt.
+
+    The third part of the objective is any matrix without negative eigenvalues that is like its Hessian, as of Gauss and
+    Newton. A step solves (matrix + damping · 1) step = gradient; damping falls where a step helps and grows where not.
+    It ends when a step gains less than `tolerance` of the value, at a damping of at most 1, or after 100 steps.
+
+    x⁴ − 2x² has a minimum at 1, and 12x² like its second derivative:
+
+    >>> found = descend(lambda x: (float(x[0] ** 4 - 2 * x[0] ** 2), 4 * x**3 - 4 * x, 12 * x[:, None] ** 2), [0.2])
+    >>> found.round(2).tolist()
+    [1.0]
+    """
+    point, damping = np.asarray(start, dtype=np.float64), 1.0
+    value, gradient, matrix = objective(point)
+    for _ in range(100):
+        step = np.linalg.solve(matrix + damping * np.eye(len(point)), gradient)
+        following = objective(point - step)
+        if not following[0] < value:  # nan counts as no help
+            damping *= 4
+            if damping > 1e12:
+                break
+            continue
+        settled = value - following[0] <= tolerance * (1 + abs(value)) and damping <= 1
+        point = point - step
+        value, gradient, matrix = following
+        if settled:
+            break
+        damping = max(damping / 4, 1e-6)
+    return point
