@@ -12,7 +12,7 @@ import torch
 from peft import LoraConfig
 from test_trainer_runs import StopAt
 from tiny import tiny_model, tiny_questions, tiny_tokenizer
-from tiny_training import Gradients, assert_same, build, plain_option_logits, weights
+from tiny_training import Gradients, assert_same, build, drawn_answers, plain_option_logits, weights
 
 from caltune.errors import InputError
 from caltune.formats import read_scores
@@ -57,14 +57,8 @@ def test_a_trained_model_is_scored_and_evaluated_by_divided_logits(tmp_path: Pat
 
 
 def test_zero_fits_it_to_the_answers_before_the_first_step(tmp_path: Path) -> None:
-    # Of tiny questions the model knows nothing; with labels of its own drawing, T is 1, and with its logits doubled 2.
-    model, tokenizer = tiny_model(), tiny_tokenizer()
-    questions = tiny_questions(60)
-    z = score(model, tokenizer, questions).probabilities()
-    drawn = [np.random.default_rng(row).choice(len(p), p=p) for row, p in enumerate(z)]
-
-    labelled = [replace(q, answer=int(a)) for q, a in zip(questions, drawn, strict=True)]
-    expected = fit_temperature(score(model, tokenizer, labelled)).temperature
+    labelled = drawn_answers(tiny_questions(60))
+    expected = fit_temperature(score(tiny_model(), tiny_tokenizer(), labelled)).temperature
     trainer = build("SFT", tmp_path, train=labelled, max_steps=1, option_temperature=0.0)
     trainer.train()
     assert option_temperature(trainer.model) == pytest.approx(expected, rel=1e-3)

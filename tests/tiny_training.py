@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +109,13 @@ def plain_option_logits(
 def plain_probabilities(model: Any, tokenizer: Any, questions: Sequence[Question]) -> list[np.ndarray]:
     with torch.no_grad():
         return [plain_option_logits(model, tokenizer, q).double().softmax(-1).numpy() for q in questions]
+
+
+def drawn_answers(questions: Sequence[Question]) -> list[Question]:
+    """The questions with answers drawn by the tiny model's own probabilities, under which it is calibrated."""
+    drawn = []
+    for row, (q, p) in enumerate(
+        zip(questions, plain_probabilities(tiny_model(), tiny_tokenizer(), questions), strict=True)
+    ):
+        drawn.append(replace(q, answer=int(np.random.default_rng(row).choice(len(p), p=p))))
+    return drawn

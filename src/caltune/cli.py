@@ -28,6 +28,7 @@ METHODS = {
     "brier": "Brier",
     "dece": "DECE",
     "mixup": "Mixup",
+    "tempered": "Tempered",
 }
 
 

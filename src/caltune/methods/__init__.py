@@ -10,6 +10,7 @@ from caltune.methods.margin import MarginConfig, MarginTrainer
 from caltune.methods.mixup import MixupConfig, MixupTrainer
 from caltune.methods.rcft import RCFTConfig, RCFTTrainer
 from caltune.methods.sft import SFTConfig, SFTTrainer
+from caltune.methods.tempered import TemperedConfig, TemperedTrainer
 
 __all__ = [
     "BrierConfig",
@@ -32,4 +33,6 @@ __all__ = [
     "RCFTTrainer",
     "SFTConfig",
     "SFTTrainer",
+    "TemperedConfig",
+    "TemperedTrainer",
 ]
