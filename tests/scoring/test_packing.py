@@ -79,6 +79,23 @@ def test_other_architectures(model: Any) -> None:
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-6)
 
 
+@pytest.mark.parametrize("row_tokens", [0, 200])
+def test_a_row_may_be_longer_than_the_table_of_learned_positions(row_tokens: int) -> None:
+    questions = ragged_questions()
+    longest = max(len(q.prompt) + max(map(len, q.options)) for q in questions) - 1  # the last token is never read
+    assert pack(questions, 0, row_tokens=row_tokens).input_ids.shape[1] > longest
+    small = {"vocab_size": 300, "initializer_range": 0.2, "bos_token_id": 1, "eos_token_id": 2}
+    torch.manual_seed(0)
+    wide, narrow = (
+        GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=n, **small)).eval()
+        for n in (200, longest)
+    )
+    narrow.load_state_dict({**wide.state_dict(), "transformer.wpe.weight": wide.transformer.wpe.weight[:longest]})
+    with torch.no_grad():
+        expected, found = one_pass_per_option(wide, questions), packed(narrow, questions, row_tokens=row_tokens)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-6)
+
+
 def test_tokenised_questions_too(model: Any) -> None:
     questions = encode_continuations(tiny_questions(), tiny_tokenizer(), "chat")
     assert {len(option) for question in questions for option in question.options} >= {2, 3}

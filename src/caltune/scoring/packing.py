@@ -71,8 +71,10 @@ def pack(
     length = max(start + questions[b].length for b, (_, start) in enumerate(rows))
     shape = (1 + max(row for row, _ in rows), length)
     input_ids = torch.full(shape, pad_id)
-    # Positions run on over the padding: were they to start anew, transformers would take the row for a packed one.
-    position_ids = torch.arange(length).repeat(shape[0], 1)
+    # Over the padding positions run on: were they to start anew, transformers would take the row for a packed one.
+    # Where a row is longer than any question they stop: they must not run past the end of a table of learned ones.
+    laid_out = [_lay_out(question) for question in questions]
+    position_ids = torch.arange(length).clamp(max=max(max(places) for _, places, _ in laid_out)).repeat(shape[0], 1)
     owners = torch.full(shape, -1)
     segments = torch.zeros(shape, dtype=torch.long)
     option_lengths = torch.zeros((len(questions), width), dtype=torch.long)
@@ -81,7 +83,7 @@ def pack(
     target_tokens: list[int] = []
     target_options: list[int] = []
     for b, (question, (row, start)) in enumerate(zip(questions, rows, strict=True)):
-        ids, places, marks = _lay_out(question)
+        ids, places, marks = laid_out[b]
         here = (row, slice(start, start + len(ids)))
         input_ids[here] = torch.tensor(ids)
         position_ids[here] = torch.tensor(places)

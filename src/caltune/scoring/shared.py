@@ -96,15 +96,13 @@ def _forward_behind(model: Any, batch: PackedBatch, cache: DynamicCache, length:
         own = torch.full((size, size), torch.finfo(model.dtype).min, dtype=model.dtype, device=model.device)
         own = own.triu(1).expand(len(batch.input_ids), 1, size, size)
     mask = torch.cat([own.new_zeros(*own.shape[:3], length), own], dim=-1)
-    # Padding's positions run on, perhaps past the end of a table of learned ones; the greatest real one is in it.
-    positions = batch.position_ids.clamp(max=int(batch.position_ids[batch.owners >= 0].max())) + length
     past = deepcopy(cache)  # a pass appends to it
     past.batch_repeat_interleave(len(batch.input_ids))
     with only_at(model, batch.positions):
         output = model(
             input_ids=batch.input_ids,
             attention_mask=mask,
-            position_ids=positions,
+            position_ids=batch.position_ids + length,
             past_key_values=past,
             use_cache=True,
         )
