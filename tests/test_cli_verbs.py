@@ -141,7 +141,8 @@ def test_recalibrate_recovers_the_temperature(caltune, tmp_path):
     temperature = after.metadata["temperature"]
     assert temperature == pytest.approx(3.0, rel=0.1)
     assert f"temperature {temperature:.4f}, fitted on 2000 questions" in result.out
-    assert after.metadata == {**before.metadata, "temperature": temperature, "recalibrated": ["temperature"]}
+    done = {"name": "temperature", "questions": 2000, "temperature": temperature}
+    assert after.metadata == {**before.metadata, "temperature": temperature, "recalibrated": [done]}
     assert after.scores.ids == before.scores.ids
     expected = OptionLogits(before.scores.ids, before.scores.logits / temperature, before.scores.labels)
     np.testing.assert_allclose(after.scores.probabilities(), expected.probabilities(), atol=1e-6)

@@ -24,7 +24,8 @@ MODEL_LIBRARIES = {"torch", "transformers", "trl", "peft", "accelerate"}
 SLOW_LIBRARIES = {*MODEL_LIBRARIES, "sklearn", "datasets", "matplotlib", "pandas", "scipy"}
 # Everything a verb without a model may load.
 LIGHT = (
-    *("cli", "verbs", "verbs_abstain", "recalibration", "errors", "output", "prompts", "types", "binomial", "abstain"),
+    *("cli", "verbs", "verbs_abstain", "verbs_recalibrate", "recalibration", "errors", "output", "prompts", "types"),
+    *("binomial", "abstain"),
     *("data", "formats", "metrics", "recalibrate", "regime", "report"),
 )
 # Folder or file -> what of caltune it may import; each may import itself.

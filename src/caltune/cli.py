@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from caltune import __version__, verbs, verbs_abstain
+from caltune import __version__, verbs, verbs_abstain, verbs_recalibrate
 from caltune.errors import InputError
 from caltune.output import one_line, quiet
 from caltune.recalibration import RECALIBRATORS
@@ -126,12 +126,26 @@ def _parser() -> argparse.ArgumentParser:
     recalibrate = commands.add_parser("recalibrate", help="fit on one scores file, apply to another")
     recalibrate.add_argument("name", choices=tuple(RECALIBRATORS))
     source = recalibrate.add_mutually_exclusive_group(required=True)
-    source.add_argument("--fit", type=Path, metavar="cal.parquet")
+    source.add_argument("--fit", nargs="+", type=Path, metavar="cal.parquet", help="a pool takes several")
     source.add_argument("--load", type=Path, metavar="fitted.json", help="what --save wrote")
     recalibrate.add_argument("--save", type=Path, metavar="fitted.json", help="keep what was fitted")
-    recalibrate.add_argument("--apply", type=Path, required=True, metavar="test.parquet")
+    recalibrate.add_argument(
+        "--apply", nargs="+", type=Path, required=True, metavar="test.parquet", help="in the order of --fit"
+    )
+    recalibrate.add_argument(
+        "--target",
+        nargs=1,
+        type=Path,
+        metavar="target.parquet",
+        help="for shift and transcal: what --fit is to be weighted to look like; labels are not read (--apply)",
+    )
+    recalibrate.add_argument(
+        "--features",
+        action="store_true",
+        help="let umnn and balcal use what `score --features` wrote; lore, shift and transcal always do",
+    )
     recalibrate.add_argument("-o", "--output", type=Path, required=True, metavar="out.parquet")
-    recalibrate.set_defaults(run=verbs.recalibrate)
+    recalibrate.set_defaults(run=verbs_recalibrate.recalibrate)
 
     threshold = commands.add_parser("threshold", help="when to answer and when to abstain, with a guarantee")
     threshold.add_argument("scores", type=Path, metavar="cal.parquet")

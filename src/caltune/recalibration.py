@@ -1,4 +1,4 @@
-"""`caltune recalibrate`: which maps there are by name, fitted, kept as JSON, and applied to a scores file."""
+"""`caltune recalibrate`: which maps there are by name, fitted, kept as JSON, and applied to scores files."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ from caltune.errors import InputError
 from caltune.output import write_json
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from caltune.formats import ScoreFile
     from caltune.types import OptionLogits
+
+    Features = np.ndarray[Any, Any]
 
 # Name -> the value's class and the function that fits it, both in `caltune.recalibrate`.
 RECALIBRATORS = {
@@ -23,22 +27,53 @@ RECALIBRATORS = {
     "isotonic": ("Isotonic", "fit_isotonic"),
     "histogram": ("Histogram", "fit_histogram"),
     "top-label": ("TopLabel", "fit_top_label"),
+    "umnn": ("MonotoneNetwork", "fit_umnn"),
+    "balcal": ("BalCAL", "fit_balcal"),
     "ace": ("AdaptiveEnsemble", "fit_adaptive_ensemble"),
     "selective": ("SelectiveScaling", "fit_selective"),
     "dece": ("Temperature", "fit_dece_temperature"),
+    "lore": ("LoRe", "fit_lore"),
+    "shift": ("Temperature", "fit_weighted_temperature"),
+    "transcal": ("Temperature", "fit_transcal"),
+    "pool": ("Pool", "fit_pool"),
 }
+WITH_TARGET = ("shift", "transcal")
+# Their files must hold the column `features`; of the second kind only where --features asks for it.
+WITH_FEATURES = ("lore", *WITH_TARGET)
+MAYBE_FEATURES = ("umnn", "balcal")
 
 
-def fit(name: str, scores: OptionLogits) -> Any:
-    """The recalibrator of that name, fitted on `scores`."""
+def fit(
+    name: str,
+    *scores: OptionLogits,
+    features: Features | None = None,
+    target: OptionLogits | None = None,
+    target_features: Features | None = None,
+) -> tuple[Any, list[str]]:
+    """The recalibrator of that name, fitted on `scores`, of which a pool takes several, and what else there is to say.
+
+    The `target` and its features are for `WITH_TARGET`; its labels are not read. Raises `InputError` as the fits do.
+    """
     from caltune import recalibrate
+    from caltune.recalibrate.guards import require_unseen
 
-    return getattr(recalibrate, RECALIBRATORS[name][1])(scores)
+    function = getattr(recalibrate, RECALIBRATORS[name][1])
+    if name == "pool":
+        return function(scores), []
+    (only,) = scores
+    if target is None:
+        return (function(only) if features is None else function(only, features)), []
+    require_unseen("the target", target.ids, only.ids)
+    weights = recalibrate.density_ratio(features, target_features)
+    told = [
+        f"weighted to look like the target: worth {recalibrate.effective_size(weights):.1f} of {len(only)} questions"
+    ]
+    return function(only, *([target] if name == "transcal" else []), weights), told
 
 
-def save(path: Path | None, name: str, fitted: Any) -> None:
-    """Write a fitted recalibrator as JSON with its name; nothing when there is no path."""
-    write_json(path, {"recalibrator": name, **fitted.to_json()})
+def save(path: Path | None, name: str, fitted: Any, source: dict[str, Any]) -> None:
+    """Write a fitted recalibrator as JSON with its name and what its scores were made with; nothing without a path."""
+    write_json(path, {"recalibrator": name, "source": source, **fitted.to_json()})
 
 
 def load(path: Path, name: str) -> Any:
@@ -63,25 +98,46 @@ def load(path: Path, name: str) -> Any:
         raise InputError(f"{path}: {error}") from error
 
 
-def apply(name: str, fitted: Any, file: ScoreFile) -> tuple[OptionLogits, dict[str, Any]]:
-    """The recalibrated scores of a file, and its metadata with what was done to them.
+def needs_features(name: str, fitted: Any) -> bool:
+    """Whether a fitted recalibrator is to be given features with the scores."""
+    return name == "lore" or (name in MAYBE_FEATURES and fitted.projection is not None)
+
+
+def apply(
+    name: str, fitted: Any, *files: ScoreFile, features: Features | None = None
+) -> tuple[OptionLogits, dict[str, Any]]:
+    """The recalibrated scores of a file, for a pool of several, and the first file's metadata with what was done.
 
     Raises `InputError` when a question was fitted on, or the metadata's `temperature` or `recalibrated` is broken.
     """
-    after = fitted(file.scores)
-    earlier = file.metadata.get("recalibrated", [])
-    if not isinstance(earlier, list) or not all(isinstance(one, str) for one in earlier):
-        raise InputError(f"'recalibrated' must be a list of names, got {earlier!r}")
-    metadata = {**file.metadata, "recalibrated": [*earlier, name]}
-    if name in ("temperature", "dece"):
-        before = type(fitted).from_json({"temperature": metadata.get("temperature", 1.0), "fitted_on": []})
-        metadata["temperature"] = before.temperature * fitted.temperature  # of the model's own logits
+    if name == "pool":
+        after = fitted([file.scores for file in files])
+    else:
+        (only,) = files
+        after = fitted(only.scores) if features is None else fitted(only.scores, features)
+    before = files[0].metadata
+    earlier = before.get("recalibrated", [])
+    if not isinstance(earlier, list) or not all(isinstance(one, (str, dict)) for one in earlier):
+        raise InputError(f"'recalibrated' must be a list of what was applied, got {earlier!r}")
+    done = {"name": name, "questions": len(fitted.fitted_on), **numbers(fitted)}
+    metadata = {**before, "recalibrated": [*earlier, done]}
+    if name == "pool":
+        metadata["pooled"] = [str(file.metadata.get("model", "")) for file in files]
+    elif RECALIBRATORS[name][0] == "Temperature":
+        own = type(fitted).from_json({"temperature": before.get("temperature", 1.0), "fitted_on": []})
+        metadata["temperature"] = own.temperature * fitted.temperature  # of the model's own logits
     return after, metadata
+
+
+def numbers(fitted: Any) -> dict[str, float]:
+    """The numbers of a fitted recalibrator that stand alone, by name; curves and matrices are left out."""
+    return {key: value for key, value in fitted.to_json().items() if isinstance(value, (int, float))}
 
 
 def lines(name: str, fitted: Any, before: OptionLogits, after: OptionLogits) -> list[str]:
     """What was fitted and what it did, for the terminal."""
-    found = f"{name} {fitted.temperature:.4f}" if name == "temperature" else name
+    told = ", ".join(f"{key} {value:.4f}".removesuffix(".0000") for key, value in numbers(fitted).items())
+    found = told if name == "temperature" else f"{name}: {told}" if told else name
     old, new = before.probabilities(), after.probabilities()
     changed = int((old.argmax(axis=1) != new.argmax(axis=1)).sum())
     return [

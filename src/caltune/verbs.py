@@ -244,30 +244,6 @@ def _scored_now(arguments: argparse.Namespace) -> tuple[list[tuple[str, OptionLo
     return found, setting
 
 
-def recalibrate(arguments: argparse.Namespace) -> None:
-    """Fit on one scores file, or load what was fitted, and apply it to another."""
-    from caltune import recalibration
-    from caltune.formats import read_scores, write_scores
-
-    require_place(arguments.output)
-    require_place(arguments.save)
-    name = arguments.name
-    if arguments.load is not None:
-        fitted = recalibration.load(arguments.load, name)
-        file = read_scores(arguments.apply)
-    else:
-        fit = read_scores(arguments.fit)
-        file = read_scores(arguments.apply)
-        with _about(arguments.fit):
-            fitted = recalibration.fit(name, fit.scores)
-    with _about(arguments.apply):
-        after, metadata = recalibration.apply(name, fitted, file)
-    write_scores(arguments.output, after, metadata)
-    recalibration.save(arguments.save, name, fitted)
-    print("\n".join(recalibration.lines(name, fitted, file.scores, after)))
-    print(arguments.output)
-
-
 def compare(arguments: argparse.Namespace) -> None:
     """Paired differences of two scores files."""
     from caltune.formats import read_scores

@@ -5,10 +5,11 @@ import json
 import numpy as np
 import pytest
 from planted import planted_predictions
+from synthetic import random_scores
 
 from caltune.errors import InputError
 from caltune.recalibrate.lore import LoRe, fit_lore
-from caltune.types import Predictions
+from caltune.types import OptionLogits, Predictions
 
 
 def mixed(size, seed, prefix):
@@ -24,6 +25,18 @@ def test_planted_regions_are_found():
     found = fit_lore(seen, seen_features)(new, features)
     pooled = seen.correct.mean()
     assert np.abs(found.confidence - truth).mean() < 0.4 * np.abs(pooled - truth).mean()
+
+
+def test_option_logits_get_the_confidence_of_predictions_and_keep_their_answers():
+    scores, new = random_scores(60), random_scores(40, seed=5, first=60)
+    features = np.random.default_rng(2).normal(size=(100, 3))
+    fitted = fit_lore(scores, features[:60])
+    assert fitted.to_json() == fit_lore(scores.decide(), features[:60]).to_json()
+    found, wanted = fitted(new, features[60:]), fitted(new.decide(), features[60:]).confidence
+    np.testing.assert_allclose(found.decide().confidence, np.maximum(wanted, 0.25), atol=2e-6)  # 1/K at least
+    assert (found.logits.argmax(axis=1) == new.logits.argmax(axis=1)).all()
+    unlabelled = OptionLogits(new.ids, new.logits, [-1] * 40)
+    np.testing.assert_array_equal(fitted(unlabelled, features[60:]).logits, found.logits)
 
 
 def test_kernel_by_hand():

@@ -1,6 +1,7 @@
 """Maps fitted on some questions that make the probabilities on others better calibrated. numpy only."""
 
 from caltune.recalibrate.ace import AdaptiveEnsemble, fit_adaptive_ensemble
+from caltune.recalibrate.balcal import BalCAL, fit_balcal
 from caltune.recalibrate.beta import Beta, fit_beta
 from caltune.recalibrate.conformal import ConformalCalibration, NumericForecasts, fit_conformal, pool_spread
 from caltune.recalibrate.dece import fit_dece_temperature
@@ -20,6 +21,7 @@ from caltune.recalibrate.vector import Vector, fit_vector
 
 __all__ = [
     "AdaptiveEnsemble",
+    "BalCAL",
     "Beta",
     "ConformalCalibration",
     "Histogram",
@@ -38,6 +40,7 @@ __all__ = [
     "effective_size",
     "estimate_accuracy",
     "fit_adaptive_ensemble",
+    "fit_balcal",
     "fit_beta",
     "fit_conformal",
     "fit_dece_temperature",

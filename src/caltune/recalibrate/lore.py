@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from caltune.errors import InputError
+from caltune.recalibrate.confidence import with_confidence
 from caltune.recalibrate.guards import (
     as_features,
     read_array,
@@ -20,7 +21,7 @@ from caltune.recalibrate.guards import (
     require_unseen,
 )
 from caltune.recalibrate.projection import Projection, fit_projection
-from caltune.types import FloatArray, Predictions
+from caltune.types import FloatArray, OptionLogits, Predictions, Scores
 
 # What leave-one-out chooses from; 100 is nearly histogram binning.
 WIDTHS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 100.0)
@@ -33,7 +34,8 @@ class LoRe:
     `points` (M, d) are the fitted questions' components φ, `confidence` and `correct` (M,) their confidence and
     correctness, γ is `width`. Bins of confidence are right-closed and of equal width; one without fitted questions
     borrows the filled bin nearest to it. Answers stay, since only their confidence is replaced; the order of confidence
-    does not. Predictions of other features than those fitted on are refused, and so are questions fitted on.
+    does not. How the other options of `OptionLogits` share the rest is told at
+    `caltune.recalibrate.confidence.with_confidence`. Features of another width and questions fitted on are refused.
     """
 
     projection: Projection
@@ -53,23 +55,23 @@ class LoRe:
         if not (math.isfinite(self.width) and self.width > 0) or self.bins < 1:
             raise InputError(f"LoRe needs a width above 0 and at least 1 bin, got {self.width} and {self.bins}")
 
-    def __call__(self, predictions: Predictions, features: ArrayLike, /) -> Predictions:
+    def __call__(self, scores: Scores, features: ArrayLike, /) -> Scores:
         """The same answers with the accuracy of their neighbourhood as confidence; `features` (N, d) a row each.
 
         Raises `InputError` for features of another width, or a question that was fitted on.
         """
-        weights = self._weights(predictions, features)
-        return Predictions(predictions.ids, weights @ self.correct, predictions.correct, predictions.groups)
+        return with_confidence(scores, self._weights(scores, features) @ self.correct)
 
-    def effective_size(self, predictions: Predictions, features: ArrayLike) -> FloatArray:
+    def effective_size(self, scores: OptionLogits | Predictions, features: ArrayLike) -> FloatArray:
         """On how many fitted questions each confidence rests, (N,): (Σ k)² / Σ k², at least 1; more is surer."""
-        result: FloatArray = 1.0 / np.square(self._weights(predictions, features)).sum(axis=1)
+        result: FloatArray = 1.0 / np.square(self._weights(scores, features)).sum(axis=1)
         return result
 
-    def _weights(self, predictions: Predictions, features: ArrayLike) -> FloatArray:
-        require_unseen("LoRe", predictions.ids, self.fitted_on)
-        found = as_features(features, len(predictions), width=len(self.projection.center))
-        bins = nearest_filled(bin_numbers(predictions.confidence, self.bins), bin_numbers(self.confidence, self.bins))
+    def _weights(self, scores: OptionLogits | Predictions, features: ArrayLike) -> FloatArray:
+        require_unseen("LoRe", scores.ids, self.fitted_on)
+        found = as_features(features, len(scores), width=len(self.projection.center))
+        confidence = scores.probabilities().max(axis=1) if isinstance(scores, OptionLogits) else scores.confidence
+        bins = nearest_filled(bin_numbers(confidence, self.bins), bin_numbers(self.confidence, self.bins))
         return _kernel(self.projection(found), self.points, bins, bin_numbers(self.confidence, self.bins), self.width)
 
     def to_json(self) -> dict[str, Any]:
@@ -98,7 +100,7 @@ class LoRe:
 
 
 def fit_lore(
-    predictions: Predictions,
+    scores: OptionLogits | Predictions,
     features: ArrayLike,
     *,
     width: float | None = None,
@@ -112,7 +114,8 @@ def fit_lore(
     histogram binning, with a small one the correctness of the nearest question of the bin. `width=None` takes, out of
     `WIDTHS`, the one whose leave-one-out confidences have the lowest Brier score; among equals the largest.
 
-    Raises `InputError` for fewer than 2 questions, features of another length, or features that are all the same.
+    Raises `InputError` for fewer than 2 questions, an unknown label, features of another length, or features that are
+    all the same.
 
     Two kinds of question, all answered with the confidence 0.8: the one always right, the other never.
 
@@ -122,7 +125,8 @@ def fit_lore(
     >>> fit_lore(seen, kinds)(new, [[0.0], [1.0]]).confidence.round(3).tolist()
     [1.0, 0.0]
     """
-    require_fit("LoRe", predictions, least=2)
+    require_fit("LoRe", scores, least=2)
+    predictions = scores.decide() if isinstance(scores, OptionLogits) else scores
     found = as_features(features, len(predictions))
     projection = fit_projection(found, components)
     points = projection(found)

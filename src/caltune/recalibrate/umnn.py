@@ -127,8 +127,11 @@ def fit_umnn(
     if hidden < 1 or not ridge > 0:
         raise InputError(f"a monotone network needs at least 1 hidden unit and a positive ridge, got {hidden}, {ridge}")
     top, rest, correct, rows = calibration_set("a monotone network", scores)
-    projection = None if features is None else fit_projection(as_features(features, len(scores))[rows], components)
-    x = np.zeros((len(rows), 0)) if projection is None else projection(as_features(features, len(scores))[rows])
+    projection, x = None, np.zeros((len(rows), 0))
+    if features is not None:
+        found = as_features(features, len(scores))[rows]
+        projection = fit_projection(found, components)
+        x = projection(found)
     level, targets = top - rest, platt_targets(correct)
     scale = float(np.sqrt(np.square(level).mean())) or 1.0
     width = x.shape[1]
@@ -147,8 +150,8 @@ def fit_umnn(
         weighted = jacobian * (p * (1 - p))[:, None]
         return value, jacobian.T @ (p - targets) + penalty * away, weighted.T @ jacobian + np.diag(penalty)
 
-    found = np.split(descend(objective, start), [inner.size, inner.size + hidden + 1])
-    return MonotoneNetwork(found[0].reshape(inner.shape), found[1], found[2], scale, projection, scores.ids)
+    best = np.split(descend(objective, start), [inner.size, inner.size + hidden + 1])
+    return MonotoneNetwork(best[0].reshape(inner.shape), best[1], best[2], scale, projection, scores.ids)
 
 
 def clenshaw_curtis(steps: int) -> tuple[FloatArray, FloatArray]:
