@@ -6,14 +6,15 @@ import re
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
+import numpy as np
 import pytest
 
-from caltune import demo
+from caltune import callbacks, demo
 from caltune.cli import main
 from caltune.errors import InputError
 from caltune.formats import read_scores
 
-ENTRIES = ["sft", "cogcalib", "sft + temperature", "before"]
+ENTRIES = ["sft", "tempered", "sft + temperature", "before"]
 
 
 def page_of(out: str) -> Path:
@@ -45,9 +46,11 @@ def test_the_last_line_is_the_address_of_a_page_with_all_four(caltune, tiny_demo
         # A tiny model of random weights is no better than chance, and then there is no best temperature.
         right = scores.labels[:, None] == range(scores.logits.shape[1])
         fitted.append(set(scores.ids))
-        return fit(type(scores)(scores.ids, scores.logits + 9 * right * ([[1], [0]] * 5), scores.labels))
+        every_other = np.arange(len(scores))[:, None] % 2 == 0
+        return fit(type(scores)(scores.ids, scores.logits + 9 * (right & every_other), scores.labels))
 
-    monkeypatch.setattr(demo, "fit_temperature", sharpened)
+    for where in (demo, callbacks):
+        monkeypatch.setattr(where, "fit_temperature", sharpened)
     output = tmp_path / "a folder" / "demo"
     (output / "sft").mkdir(parents=True)
     # Of an earlier run: all of it is overwritten.
@@ -60,18 +63,21 @@ def test_the_last_line_is_the_address_of_a_page_with_all_four(caltune, tiny_demo
     assert entries_of(page) == ENTRIES
 
     files = {path.stem: read_scores(path) for path in output.glob("*.parquet")}
-    assert sorted(files) == ["before-test", "cogcalib-test", "sft-calibration", "sft-test"]
+    assert sorted(files) == ["before-test", "sft-calibration", "sft-test", "tempered-test"]
     assert {path.name for path in output.iterdir()} == {
-        *("report.html", "sft", "cogcalib"),
+        *("report.html", "sft", "tempered"),
         *(f"{name}.parquet" for name in files),
     }
     asked = {name: set(file.scores.ids) for name, file in files.items()}
-    assert asked["before-test"] == asked["sft-test"] == asked["cogcalib-test"]
-    assert fitted == [asked["sft-calibration"]]
+    assert asked["before-test"] == asked["sft-test"] == asked["tempered-test"]
+    assert len(fitted) == 2  # after plain training, and before the tempered one, on its training questions by number
+    assert fitted[0] == asked["sft-calibration"]
+    assert fitted[1] == {str(number) for number in range(32)}
+    assert files["tempered-test"].metadata["temperature"] > 0
     assert not asked["sft-calibration"] & asked["sft-test"]
     assert [len(asked[name]) for name in ("sft-test", "sft-calibration")] == [9, 10]
     assert (files["before-test"].scores.logits != files["sft-test"].scores.logits).any()
-    assert files["cogcalib-test"].metadata["training"]
+    assert files["tempered-test"].metadata["training"]
     assert files["sft-test"].metadata["seed"] == demo.SEED
     # The shares that are printed are those in the files.
     decided = files["sft-test"].scores.decide()

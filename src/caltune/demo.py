@@ -24,10 +24,10 @@ SOURCE, MODEL, SEED = "world-facts", "smollm2", 0
 SIZES = {"train": 320, "calibration": 320, "test": 1000}
 QUICK_SIZES = {"train": 96, "calibration": 96, "test": 160}
 # The page compares with its first entry, and plain fine-tuning is what one would do otherwise.
-PAGE = ("sft", "cogcalib", "sft + temperature", "before")
+PAGE = ("sft", "tempered", "sft + temperature", "before")
 CONTEXT = (
     "SmolLM2-135M-Instruct, an aligned model, answered questions about the world, was fine-tuned twice on the same "
-    "questions, plainly (sft) and with calibration (cogcalib), and answered again. All numbers are from questions that "
+    "questions, plainly (sft) and with calibration (tempered), and answered again. All numbers are from questions that "
     "neither training nor any fit has seen, but for the course of training, which is told on calibration questions."
 )
 
@@ -79,7 +79,7 @@ def run_demo(output: Path, *, quick: bool = False) -> Path:
     say(f"{MODEL}, before fine-tuning")
     model, tokenizer = load_model(MODEL)
     files = {"before": measure("before", "test", model, tokenizer)}
-    for name, method, settings in (("sft", "SFT", {}), ("cogcalib", "CogCalib", {"smoothing": 0.4})):
+    for name, method in (("sft", "SFT"), ("tempered", "Tempered")):
         say(f"{name}: fine-tuning on {sizes['train']} questions, {1 if quick else 3} epochs")
         model, tokenizer = load_model(MODEL)
         args = getattr(methods, f"{method}Config")(
@@ -94,7 +94,6 @@ def run_demo(output: Path, *, quick: bool = False) -> Path:
             report_to="none",
             activation_checkpointing=False,
             disable_tqdm=True,
-            **settings,
         )
         trainer = build_trainer(method, args, TrainArguments(), model, tokenizer, data["train"], data["calibration"])
         trainer.remove_callback(PrinterCallback)
