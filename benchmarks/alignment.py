@@ -14,9 +14,10 @@ start, 35 % the repair. A pair is a question with its right option (chosen) and 
    most 2 points below the start's. That is a choice of the illness, not of a cure.
 3. Repaired: from each seed's aligned model, with 400 questions: SFT (question's text and answer, the paper's L_SFT2),
    CFT (the answer only: its tokens, the paper's L_SFT1; or among the options, our default), RCFT with held-out bins and
-   two strengths (L_SFT among the options, so compare with "cft-options"), CogCalib's label smoothing; and temperature
-   scaling. Temperatures are fitted on 500 calibration questions, bins and detectors on 200 of those; strengths are
-   fixed beforehand. The tables speak of 1,000 test questions that nothing was fitted or chosen on.
+   two strengths (L_SFT among the options, so compare with "cft-options"), CogCalib's label smoothing, our tempered
+   fine-tuning, and temperature scaling. Temperatures are fitted on 500 calibration questions, bins and detectors on 200
+   of those; strengths are fixed beforehand. The tables speak of 1,000 test questions that nothing was fitted or chosen
+   on.
 
 Whether alignment survives: on held-out pairs the DPO reward margin, beta·[log π(chosen)/ref − log π(rejected)/ref] with
 the start as reference, the share of pairs with a margin above 0 (wins) and with π(chosen) > π(rejected), all of the
@@ -35,6 +36,7 @@ import hashlib
 import json
 import os
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -93,6 +95,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "rcft-1": ("RCFT", {**RCFT, "calibration_weight": 1.0}),
     "rcft-5": ("RCFT", {**RCFT, "calibration_weight": 5.0}),
     "cogcalib": ("CogCalib", {"penalty": "label-smoothing", "smoothing": 0.2}),
+    "tempered": ("Tempered", {}),
 }
 SCALED = ("aligned", "cft-options")  # also shown with a temperature
 BASELINES = ("aligned", "aligned + temperature", "cft-options")
@@ -165,10 +168,10 @@ def ready(settings: dict[str, Any], folder: Path, data: dict[str, list[Question]
     """What can be done now and has not been: the file or model folder it writes, and how."""
     jobs: common.Jobs = {}
 
-    def add(path: Path, job: Any, *arguments: Any) -> None:
+    def add(path: Path, job: Any, *arguments: Any, method: str | None = None) -> None:
         scores = path if path.suffix else path.with_name(f"{path.name}-choose.parquet")
         if path.exists():
-            common.require_made_with(scores, made_with(settings))
+            common.require_made_with(scores, made_with(settings, method))
         else:
             jobs[path] = partial(job, path, settings, data, *arguments)
 
@@ -184,24 +187,26 @@ def ready(settings: dict[str, Any], folder: Path, data: dict[str, list[Question]
         add(folder / f"aligned-{seed}", run_align, rate, seed)
     for seed in settings["seeds"] if tune else []:
         for method in METHODS if (folder / f"aligned-{seed}").exists() else []:
-            add(folder / f"{method}-{seed}.parquet", run_method, method, seed)
+            add(folder / f"{method}-{seed}.parquet", run_method, method, seed, method=method)
     return jobs
 
 
-def made_with(settings: dict[str, Any]) -> dict[str, Any]:
+def made_with(settings: dict[str, Any], method: str | None = None) -> dict[str, Any]:
     """Everything that decides the scores but the seed, which is in a file's name; all that JSON can say."""
     kept = {name: value for name, value in settings.items() if name != "seeds"}
-    made: dict[str, Any] = json.loads(json.dumps({**kept, "start_method": START, "methods": METHODS, "parts": PARTS}))
+    own = {} if method is None else {"method": METHODS[method]}
+    made: dict[str, Any] = json.loads(json.dumps({**kept, "start_method": START, "parts": PARTS, **own}))
     return made
 
 
 def score_all(
-    path: Path, settings: dict[str, Any], model: Any, tokenizer: Any, data: dict[str, list[Question]], *names: str
+    path: Path, settings: dict[str, Any], model: Any, tokenizer: Any, data: Any, *names: str, method: str | None = None
 ) -> None:
     """Score the named questions into `<path>-<name>.parquet`."""
+    made = made_with(settings, method)
     for name in names:
         target = path.with_name(f"{path.name}-{name}.parquet")
-        common.score_into(target, settings, model, tokenizer, data[name], made_with=made_with(settings))
+        common.score_into(target, settings, model, tokenizer, data[name], made_with=made)
 
 
 def save_model(path: Path, model: Any, tokenizer: Any) -> None:
@@ -245,8 +250,8 @@ def run_method(path: Path, settings: dict[str, Any], data: Any, method: str, see
     train = pick(data["train"], settings["train"], seed)
     model, tokenizer = common.fine_tune(run, trainer, fields, seed, train, fit, path.parent)
     names = ("held_out_pairs", "fit") if method in SCALED else ("held_out_pairs",)
-    score_all(path.with_suffix(""), settings, model, tokenizer, data, *names)
-    common.score_into(path, run, model, tokenizer, data["test"], split="test", made_with=made_with(settings))
+    score_all(path.with_suffix(""), settings, model, tokenizer, data, *names, method=method)
+    common.score_into(path, run, model, tokenizer, data["test"], split="test", made_with=made_with(settings, method))
 
 
 def read_course(folder: Path, name: str) -> list[dict[str, float]]:
@@ -284,7 +289,8 @@ def pair_scores(settings: dict[str, Any], folder: Path) -> dict[str, list[Option
     """Log-probabilities of the held-out pairs' options; a temperature is no policy, so its rows have none."""
 
     def read(name: str) -> OptionLogits:
-        return read_scores(folder / f"{name}-held_out_pairs.parquet").scores
+        file = read_scores(folder / f"{name}-held_out_pairs.parquet")
+        return replace(file.scores, logits=file.scores.logits * file.metadata.get("temperature", 1))
 
     rows = {name: [read(f"{name}-{seed}") for seed in settings["seeds"]] for name in ("aligned", *METHODS)}
     return {"start": [read("start")], **rows}

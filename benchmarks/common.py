@@ -111,13 +111,15 @@ def fine_tune(
 def score_into(
     path: Path, run: dict[str, Any], model: Any, tokenizer: Any, questions: Sequence[Question], **metadata: Any
 ) -> OptionLogits:
-    """Score questions into a file with its metadata."""
+    """Score questions into a file with its metadata; a temperature that came with the training is among it."""
+    from caltune.models import option_temperature
     from caltune.scoring import score
 
     how = {"answers": run["answers"], "template": run["template"]}
     scores = score(model, tokenizer, questions, **how)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_scores(path, scores, {"model": run["model"], **how, **metadata})
+    temperature = {"temperature": option_temperature(model)} if option_temperature(model) != 1 else {}
+    write_scores(path, scores, {"model": run["model"], **how, **temperature, **metadata})
     return scores
 
 

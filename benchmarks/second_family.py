@@ -6,12 +6,13 @@
 The model is meant to be Qwen2.5-Coder-0.5B-Instruct as a GGUF file, family qwen2; any other that `caltune` loads will
 do. Options stand in the prompt under letters, plain template, and the letters' logits are what is compared. Each run
 fine-tunes it with LoRA on 400 questions for two epochs and is scored on 800 test questions of `world-facts`, or the 500
-of OpenBookQA. Rows: before training, SFT, SFT + temperature, RCFT with held-out bins, and the CogCalib variant that had
-the least NLL on calibration questions with the small model, label smoothing. Detector, bins and temperature are fitted
-on the same 200 held-out questions. Nothing is chosen on this model: strengths and learning rate are those of the small
-one. "sft + oracle temperature", and what is left out of the training questions, are as in `transfer.py`.
+of OpenBookQA. Rows: before training, SFT, SFT + temperature, RCFT with held-out bins, the CogCalib variant that had the
+least NLL on calibration questions with the small model, label smoothing, and tempered fine-tuning. Detector, bins and
+temperature are fitted on the same 200 held-out questions. Nothing is chosen on this model: strengths and learning rate
+are those of the small one. "sft + oracle temperature", and what is left out of the training questions, are as in
+`transfer.py`.
 
-It is slow: on 2 cores about 20 minutes a run, an hour for the four of one part and seed. So one process with all cores
+It is slow: on 2 cores about 20 minutes a run, 80 for the four of one part and seed. So one process with all cores
 (leave OMP_NUM_THREADS unset), one part and seed a call, and `--minutes 35` to end within the hour; the same command
 goes on where it stopped. Tables and picture come when all runs of the given seeds are there: give `--seeds 0 1 2` last.
 They go to `benchmarks/results/second-family-PART.json` and beside it.
@@ -41,7 +42,7 @@ SETTINGS = {
 TESTS = 800
 QUICK = {"train": 16, "fit": 24, "method_fit": 24, "epochs": 1, "seeds": [0]}
 QUICK_TESTS = 24
-METHODS = {name: transfer.METHODS[name] for name in ("sft", "rcft-held-out", "cogcalib-label-smoothing")}
+METHODS = {name: transfer.METHODS[name] for name in ("sft", "rcft-held-out", "cogcalib-label-smoothing", "tempered")}
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ Nothing is chosen here: the strengths of the methods are those that did best on 
 (all relations, those held out here too) in a first look at 600 training questions. Detectors and bins are fitted on 200
 held-out questions of the source, the temperature of "sft + temperature" on 300 (these 200 among them). "sft + oracle
 temperature" is out of a user's reach: it is fitted on answered questions of the target itself, each half of the test
-questions for the other half, and tells what one number could do at best.
+questions for the other half, and tells what one number could do at best. "tempered" needs no held-out question.
 
 DIR (default: ../shared/data beside the repository) holds the folders arc_easy, arc_challenge, openbookqa and mmlu with
 one JSONL file a split; `world-facts` needs none. Scores are kept as they come; several processes may share one folder.
@@ -61,6 +61,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
         {"penalty": "margin", "margin": 2.0, "penalty_weight": 0.1, "style_share": 0.33},
     ),
     "cogcalib-entropy": ("CogCalib", {"penalty": "entropy", "penalty_weight": 0.3, "style_share": 0.33}),
+    "tempered": ("Tempered", {}),
 }
 HELD_OUT = ("element-", "number-element", "symbol-element", "us-", "language-code", "code-language")
 MMLU = {
