@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from caltune import __version__, verbs, verbs_abstain, verbs_recalibrate
+from caltune import __version__, verbs, verbs_abstain, verbs_export, verbs_import, verbs_recalibrate
 from caltune.errors import InputError
 from caltune.output import one_line, quiet
 from caltune.recalibration import RECALIBRATORS
@@ -171,6 +171,29 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("b", type=Path)
     compare.add_argument("--json", type=Path, metavar="out.json")
     compare.set_defaults(run=verbs.compare)
+
+    foreign = commands.add_parser("import", help="another program's results as a scores file")
+    foreign.add_argument("format", choices=verbs_import.FORMATS)
+    foreign.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    foreign.add_argument(
+        "--field",
+        action="append",
+        default=[],
+        metavar="OURS=THEIRS",
+        help="a column's name; ours: id, group, confidence, correct, probabilities, logits, label",
+    )
+    foreign.add_argument("--filter", metavar="NAME", help="of lm-eval, where results differ by filter")
+    foreign.add_argument("--extract", metavar="REGEX", help="finds the answer in each of lm-eval's repeats")
+    foreign.add_argument("--model", metavar="NAME", help="the model's name, where the files do not tell it")
+    foreign.add_argument("-o", "--output", type=Path, required=True, metavar="scores.parquet")
+    foreign.set_defaults(run=verbs_import.import_)
+
+    export = commands.add_parser("export", help='write what transformers\' pipeline("decision") needs beside a model')
+    export.add_argument("model_dir", type=Path, metavar="DIR", help="a model's folder; with -o any model")
+    export.add_argument("--fit", type=Path, required=True, metavar="cal.parquet", help="its scores, of letters")
+    export.add_argument("--temperature", type=Path, metavar="fitted.json", help="what recalibrate --save wrote")
+    export.add_argument("-o", "--output", type=Path, metavar="OUT", help="a new folder for the whole model")
+    export.set_defaults(run=verbs_export.export)
 
     report = commands.add_parser("report", help="one page about one or several scores files")
     report.add_argument("scores", nargs="+", type=Path)

@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from caltune import verbs_answers
 from caltune.errors import InputError
 from caltune.output import one_line, quiet, report_bad_rows, require_place, write_json
 
@@ -168,6 +169,9 @@ def evaluate(arguments: argparse.Namespace) -> None:
     from caltune.report.terminal import metrics_lines, ranking_lines
 
     require_place(arguments.json)
+    if verbs_answers.any_answers(arguments.scores):
+        verbs_answers.evaluate(arguments)
+        return
     scores, summaries = {}, {}
     for path in arguments.scores:
         scores[str(path)] = read_scores(path).scores
@@ -251,6 +255,9 @@ def compare(arguments: argparse.Namespace) -> None:
     from caltune.report.terminal import comparison_lines
 
     require_place(arguments.json)
+    if verbs_answers.any_answers([arguments.a, arguments.b]):
+        verbs_answers.compare(arguments)
+        return
     a, b = read_scores(arguments.a).scores, read_scores(arguments.b).scores
     with _about(f"{arguments.a}, {arguments.b}"):
         found = compare(a, b)

@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 def threshold(arguments: argparse.Namespace) -> None:
     """Fit a policy on a scores file. That no threshold is safe is a result like any other."""
     from caltune.abstain import fit_expected_loss, fit_threshold
-    from caltune.formats import read_scores
+    from caltune.formats import read_answers
     from caltune.formats.policy import source_of, write_policy
     from caltune.report.abstention import policy_lines
 
     require_place(arguments.output)
     if arguments.method == "crc" and arguments.confidence is not None:
         raise InputError(f"--method crc speaks of the mean and takes no --confidence, got {arguments.confidence}")
-    file = read_scores(arguments.scores)
+    file = read_answers(arguments.scores)
+    predictions = file.answers
     try:
-        predictions = file.scores.decide()
         if arguments.method == "crc":
             policy = fit_expected_loss(predictions, arguments.max_error)
         else:

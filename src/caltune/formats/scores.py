@@ -76,7 +76,16 @@ def read_scores(path: str | Path) -> ScoreFile:
     import pyarrow as pa
 
     path = Path(path)
-    table, metadata = read_table(path, "scores file", COLUMNS)
+    try:
+        table, metadata = read_table(path, "scores file", COLUMNS)
+    except InputError as error:
+        from caltune.formats.predictions import holds_answers
+
+        if not holds_answers(path):
+            raise
+        raise InputError(
+            f"{path}: this needs the probability of every option, got an answers file, with one confidence a question"
+        ) from error
     for name in COLUMNS:
         _check_column(path, name, table.column(name))
 

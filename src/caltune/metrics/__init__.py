@@ -1,5 +1,12 @@
 """Numbers that say how good probabilities are, each with its uncertainty. numpy only."""
 
+from caltune.metrics.answers import (
+    ANSWER_DIRECTIONS,
+    answer_brier_per_question,
+    answer_nll_per_question,
+    compare_answers,
+    summarise_answers,
+)
 from caltune.metrics.bootstrap import (
     Interval,
     Statistic,
@@ -39,6 +46,7 @@ from caltune.metrics.summary import DIRECTIONS, Summary, summarise
 from caltune.metrics.target import target_calibration_error, target_calibration_error_per_question
 
 __all__ = [
+    "ANSWER_DIRECTIONS",
     "DIRECTIONS",
     "BrierSplit",
     "CalibrationTest",
@@ -55,6 +63,8 @@ __all__ = [
     "Stratum",
     "Summary",
     "accuracy",
+    "answer_brier_per_question",
+    "answer_nll_per_question",
     "aurc",
     "aurc_statistic",
     "auroc",
@@ -71,6 +81,7 @@ __all__ = [
     "classwise_ece_statistic",
     "collapse",
     "compare",
+    "compare_answers",
     "corrected_ece",
     "detectable_difference",
     "discordance_variance",
@@ -102,6 +113,7 @@ __all__ = [
     "smooth_ece_statistic",
     "squared_ece",
     "summarise",
+    "summarise_answers",
     "target_calibration_error",
     "target_calibration_error_per_question",
 ]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from caltune.errors import InputError
-from caltune.metrics.bootstrap import Interval, bootstrap, finite_or_none, percentile_interval
-from caltune.metrics.summary import DIRECTIONS, all_metrics, metric_values
+from caltune.metrics.bootstrap import Interval, Statistic, bootstrap, finite_or_none, percentile_interval
+from caltune.metrics.summary import DIRECTIONS, Direction, all_metrics, metric_values
 from caltune.types import FloatArray, OptionLogits
 
 Verdict = Literal["better", "worse", "higher", "lower", "no clear difference"]
@@ -70,12 +71,18 @@ def compare(a: OptionLogits, b: OptionLogits, *, draws: int = 1000, seed: int = 
     (Interval(value=0.0, low=0.0, high=0.0), 1.0, 'no clear difference')
     """
     b = align(a, b)
-    metric_a, metric_b = all_metrics(a), all_metrics(b)
-    values_a, values_b = metric_values(metric_a, len(a)), metric_values(metric_b, len(a))
-    replicates = bootstrap(lambda counts: minus(metric_b(counts), metric_a(counts)), len(a), draws=draws, seed=seed)
+    return compare_statistics(all_metrics(a), all_metrics(b), DIRECTIONS, len(a), draws=draws, seed=seed)
+
+
+def compare_statistics(
+    metric_a: Statistic, metric_b: Statistic, directions: Mapping[str, Direction], size: int, *, draws: int, seed: int
+) -> Comparison:
+    """The `Comparison` of two statistics of the same `size` questions, whose columns are those of `directions`."""
+    values_a, values_b = metric_values(metric_a, size), metric_values(metric_b, size)
+    replicates = bootstrap(lambda counts: minus(metric_b(counts), metric_a(counts)), size, draws=draws, seed=seed)
     values = minus(values_b, values_a)
     metrics = {}
-    for i, (name, direction) in enumerate(DIRECTIONS.items()):
+    for i, (name, direction) in enumerate(directions.items()):
         p_value = two_sided_p_value(replicates[:, i]) if np.isfinite(values[i]) else float("nan")
         metrics[name] = Difference(
             value_a=float(values_a[i]),
@@ -84,7 +91,7 @@ def compare(a: OptionLogits, b: OptionLogits, *, draws: int = 1000, seed: int = 
             p_value=p_value,
             verdict=_verdict(float(values[i]), p_value, direction),
         )
-    return Comparison(n=len(a), metrics=metrics)
+    return Comparison(n=size, metrics=metrics)
 
 
 def align(a: OptionLogits, b: OptionLogits) -> OptionLogits:
@@ -92,17 +99,7 @@ def align(a: OptionLogits, b: OptionLogits) -> OptionLogits:
 
     Raises `InputError` when the ids or the labels differ.
     """
-    row_of = {name: row for row, name in enumerate(b.ids)}
-    only_a = [name for name in a.ids if name not in row_of]
-    known = set(a.ids)
-    only_b = [name for name in b.ids if name not in known]
-    if only_a or only_b:
-        first, where = (only_a[0], "first") if only_a else (only_b[0], "second")
-        raise InputError(
-            f"a comparison needs the same questions on both sides, got {len(only_a)} only in the first and "
-            f"{len(only_b)} only in the second; id {first!r} is only in the {where}"
-        )
-    b = b.take([row_of[name] for name in a.ids])
+    b = b.take(matching_rows(a.ids, b.ids))
     differs = np.flatnonzero(a.labels != b.labels)
     if len(differs):
         row = differs[0]
@@ -111,6 +108,27 @@ def align(a: OptionLogits, b: OptionLogits) -> OptionLogits:
             f"first id {a.ids[row]!r}: {a.labels[row]} and {b.labels[row]}"
         )
     return b
+
+
+def matching_rows(a: Sequence[str], b: Sequence[str]) -> list[int]:
+    """The rows of the ids `b` in the order of the ids `a`.
+
+    Raises `InputError` when one has an id that the other lacks.
+
+    >>> matching_rows(("p", "q"), ("q", "p"))
+    [1, 0]
+    """
+    row_of = {name: row for row, name in enumerate(b)}
+    only_a = [name for name in a if name not in row_of]
+    known = set(a)
+    only_b = [name for name in b if name not in known]
+    if only_a or only_b:
+        first, where = (only_a[0], "first") if only_a else (only_b[0], "second")
+        raise InputError(
+            f"a comparison needs the same questions on both sides, got {len(only_a)} only in the first and "
+            f"{len(only_b)} only in the second; id {first!r} is only in the {where}"
+        )
+    return [row_of[name] for name in a]
 
 
 def minus(b: FloatArray, a: FloatArray) -> FloatArray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,10 +24,11 @@ from caltune.metrics.discrimination import auroc_statistic
 from caltune.metrics.ece import ece_statistic, noise_floor
 from caltune.metrics.proper import brier_per_question, nll_per_question
 from caltune.metrics.smooth import smooth_ece_statistic
-from caltune.types import FloatArray, OptionLogits
+from caltune.types import FloatArray, OptionLogits, Predictions
 
+Direction = Literal["higher", "lower", "neither"]
 # Which way is good. Confidence by itself is neither, and overconfidence is best at 0.
-DIRECTIONS: dict[str, Literal["higher", "lower", "neither"]] = {
+DIRECTIONS: dict[str, Direction] = {
     "accuracy": "higher",
     "confidence": "neither",
     "overconfidence": "neither",
@@ -79,17 +81,22 @@ def summarise(scores: OptionLogits, *, draws: int = 1000, seed: int = 0) -> Summ
     >>> found.n, found.metrics["accuracy"], found.metrics["brier"]
     (2, Interval(value=0.5, low=0.0, high=1.0), Interval(value=0.5, low=0.5, high=0.5))
     """
-    predictions = scores.decide()
-    statistic = all_metrics(scores)
-    values = metric_values(statistic, len(scores))
-    replicates = bootstrap(statistic, len(scores), draws=draws, seed=seed)
+    return summarise_statistic(all_metrics(scores), DIRECTIONS, scores.decide(), draws=draws, seed=seed)
+
+
+def summarise_statistic(
+    statistic: Statistic, names: Iterable[str], predictions: Predictions, *, draws: int, seed: int
+) -> Summary:
+    """The `Summary` of a statistic whose columns are `names`, of the questions of `predictions`."""
+    values = metric_values(statistic, len(predictions))
+    replicates = bootstrap(statistic, len(predictions), draws=draws, seed=seed)
     return Summary(
-        n=len(scores),
+        n=len(predictions),
         metrics={
             name: (basic_interval if name in CALIBRATION_ERRORS else percentile_interval)(
                 float(values[i]), replicates[:, i]
             )
-            for i, name in enumerate(DIRECTIONS)
+            for i, name in enumerate(names)
         },
         noise_floor=noise_floor(predictions, draws=draws, seed=seed),
         noise_floor_mass=noise_floor(predictions, binning="mass", draws=draws, seed=seed),
