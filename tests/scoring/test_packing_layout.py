@@ -15,7 +15,7 @@ def test_layout_by_hand() -> None:
     batch = pack([HAND, EncodedQuestion(prompt=(13,), options=((26,), (27,)))], 0)
     # Option 2 gives 21, option 3 gives 23 24; last tokens are only predicted. Positions go on from the prompt's 0 1 2.
     assert batch.input_ids.tolist() == [[10, 11, 12, 21, 23, 24], [13, 0, 0, 0, 0, 0]]
-    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 3, 4], [0, 1, 2, 3, 4, 5]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 3, 4], [0, 1, 2, 3, 4, 4]]  # padding goes on to the furthest, 4
     assert batch.owners.tolist() == [[0] * 6, [1, -1, -1, -1, -1, -1]]
     assert batch.segments.tolist() == [[0, 0, 0, 2, 3, 3], [0] * 6]
     assert batch.positions.tolist() == [2, 3, 4, 5, 6]

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from caltune.errors import InputError
 from caltune.models import option_temperature
 from caltune.prompts import Answers, Template
 from caltune.scoring.continuations import encode_continuations
+from caltune.scoring.cost import ScoringCost
 from caltune.scoring.features import prompt_states
 from caltune.scoring.letters import encode_letters
 from caltune.scoring.packing import EncodedQuestion, forward, option_logits, pack, token_log_probabilities
+from caltune.scoring.shared import Beginning, forward_behind, score_groups, without_beginning
 from caltune.types import OptionLogits, Question
 
 Reduction = Literal["sum", "mean", "min"]
@@ -65,17 +69,20 @@ def score(
     progress: bool = False,
     exemplars: Sequence[Question] = (),
     features: Features | None = None,
+    cost: ScoringCost | None = None,
 ) -> OptionLogits:
     """What the model believes about each question: one logit an option, in one pass a question.
 
     With `answers="letters"` the options are shown and a logit is the log-probability of the option's letter as the
     next token; with `"continuations"` it is the `sum`, `mean` or `min` of the log-probabilities of the tokens of the
     option's own text, given the question. A batch holds at most `batch_tokens` tokens, padding included. Every question
-    stands behind the answered `exemplars`. A `features` dict is filled as `score_with_features` says, a row a question.
+    stands behind the answered `exemplars`. What prompts begin with in common (a system message, exemplars) is read once
+    where that pays. A `features` dict is filled as `score_with_features` says, a row a question; `cost` is added to.
 
     Raises `InputError` without questions, for an unknown `reduction`, or for a question that cannot be encoded.
     """
     require_settings(reduction, batch_tokens)
+    start = time.perf_counter()
     if not questions:
         raise InputError("there are no questions to score")
     encoded = encode_questions(
@@ -90,7 +97,10 @@ def score(
         batch_tokens=batch_tokens,
         progress=progress,
         features=features,
+        cost=cost,
     )
+    if cost is not None:
+        cost.seconds += time.perf_counter() - start
     return OptionLogits(
         ids=tuple(question.id for question in questions),
         logits=logits,
@@ -131,37 +141,59 @@ def score_encoded(
     batch_tokens: int = 2048,
     progress: bool = False,
     features: Features | None = None,
+    cost: ScoringCost | None = None,
 ) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Option logits (N, K), float32, in the order of `encoded`, divided by the model's option temperature.
 
     The model's training mode is left as it was.
-    A `features` dict is filled with each row's hidden state (H,) at the end of its prompt.
+    A `features` dict is filled with each row's hidden state (H,) at the end of its prompt; `cost` with all but seconds.
     """
     width = max(len(item.options) for item in encoded)
     logits = np.full((len(encoded), width), -np.inf, dtype=np.float32)
-    order = sorted(range(len(encoded)), key=lambda i: encoded[i].length, reverse=True)
+    cost = ScoringCost() if cost is None else cost
+    cost.questions += len(encoded)
+    cost.alone += sum(item.length for item in encoded)
+    waiting: tuple[list[int], Tensor] | None = None
     bar = tqdm(
         total=len(encoded), desc="scoring", unit="question", disable=None if progress else True
     )  # None: where it is a terminal
     with evaluating(model), torch.inference_mode(), bar:
-        for rows in _batches(order, encoded, batch_tokens):
-            batch = pack([encoded[i] for i in rows], pad_id, options=width).to(model.device)
+        for beginning, rows in _batches(model, encoded, batch_tokens, cost):
+            questions = [without_beginning(encoded[i], beginning) for i in rows]
+            row_tokens = 0 if beginning is None else beginning.row_tokens
+            batch = pack(questions, pad_id, options=width, row_tokens=row_tokens).to(model.device)
+            cost.places += batch.input_ids.numel()
             with nullcontext() if features is None else prompt_states(model, batch) as states:
-                tokens = token_log_probabilities(forward(model, batch), batch)
+                found = forward(model, batch) if beginning is None else forward_behind(model, batch, beginning)
             if features is not None:
                 features.update(zip(rows, states[0].cpu().numpy(), strict=True))
-            logits[rows] = option_logits(tokens, batch, reduction).cpu().numpy() / option_temperature(model)
+            found = option_logits(token_log_probabilities(found, batch), batch, reduction)
+            if waiting is not None:  # a batch late: a GPU has the next one already while this one is fetched
+                logits[waiting[0]] = waiting[1].cpu().numpy()
+            waiting = rows, found
             bar.update(len(rows))
-    return logits
+        if waiting is not None:
+            logits[waiting[0]] = waiting[1].cpu().numpy()
+    return logits / np.float32(option_temperature(model))
 
 
-def _batches(order: Sequence[int], encoded: Sequence[EncodedQuestion], budget: int) -> Iterator[list[int]]:
-    """Cut questions, longest first, into batches whose first row's length times their size fits the budget."""
-    start = 0
-    while start < len(order):
-        size = max(1, budget // encoded[order[start]].length)
-        yield list(order[start : start + size])
-        start += size
+def _batches(
+    model: Any, encoded: Sequence[EncodedQuestion], budget: int, cost: ScoringCost
+) -> Iterator[tuple[Beginning | None, list[int]]]:
+    """Cut questions into batches, longest first, each behind what its questions share.
+
+    The length of a batch's first question times their number fits the budget.
+    """
+    for beginning, members in score_groups(model, encoded, budget):
+        read = 0 if beginning is None else beginning.length
+        cost.tokens += read + sum(encoded[i].length - read for i in members)
+        cost.places += read
+        order = sorted(members, key=lambda i: encoded[i].length, reverse=True)
+        start = 0
+        while start < len(order):
+            size = max(1, budget // (encoded[order[start]].length - read))
+            yield beginning, order[start : start + size]
+            start += size
 
 
 @contextmanager

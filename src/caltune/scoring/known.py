@@ -25,9 +25,8 @@ from caltune.errors import InputError
 from caltune.formats import KnowledgeFile, write_knowledge
 from caltune.knowledge import Knowledge, categorise, drawn_at_least_once
 from caltune.prompts import Answers, Template, render, render_open, same_question, uses_chat
-from caltune.scoring.engine import Reduction, context_length, encode_questions, require_settings
+from caltune.scoring.engine import Reduction, context_length, encode_questions, require_settings, score_encoded
 from caltune.scoring.samples import is_right, write_answers
-from caltune.scoring.shared import score_behind_beginning
 from caltune.types import FloatArray, OptionLogits, Question
 
 TEMPERATURE = 0.5
@@ -181,10 +180,10 @@ def _score(
     sharing: dict[tuple[Question, ...], list[int]] = {}
     for place, (_, shown) in enumerate(asked):
         sharing.setdefault(shown, []).append(place)
-    logits = np.full((len(asked), max(len(question.options) for question, _ in asked)), -np.inf)
+    encoded: list[Any] = [None] * len(asked)
     pad = 0 if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     for shown, places in sharing.items():
-        encoded = encode_questions(
+        found = encode_questions(
             [asked[place][0] for place in places],
             tokenizer,
             answers=answers,
@@ -192,9 +191,9 @@ def _score(
             context=context_length(model),
             exemplars=shown,
         )
-        found = score_behind_beginning(model, encoded, pad, reduction=reduction, batch_tokens=batch_tokens)
-        logits[places, : found.shape[1]] = found
-    return logits
+        for place, item in zip(places, found, strict=True):
+            encoded[place] = item
+    return score_encoded(model, encoded, pad, reduction=reduction, batch_tokens=batch_tokens)
 
 
 def knowledge_to_file(

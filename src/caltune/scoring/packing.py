@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,8 +55,16 @@ class PackedBatch:
     option_lengths: Tensor
 
     def to(self, device: torch.device | str) -> PackedBatch:
-        """The same batch on another device."""
-        return replace(self, **{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+        """The same batch on another device; to a GPU without waiting for it, by way of pinned memory."""
+        pinned = torch.device(device).type == "cuda" and self.input_ids.device.type == "cpu"
+        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(
+            self,
+            **{
+                name: (tensor.pin_memory() if pinned else tensor).to(device, non_blocking=pinned)
+                for name, tensor in tensors.items()
+            },
+        )
 
 
 def pack(
@@ -70,14 +79,15 @@ def pack(
     rows = _fill_rows([question.length for question in questions], row_tokens)
     length = max(start + questions[b].length for b, (_, start) in enumerate(rows))
     shape = (1 + max(row for row, _ in rows), length)
-    input_ids = torch.full(shape, pad_id)
+    input_ids = np.full(shape, pad_id)  # many small writes: numpy takes them faster than torch
     # Over the padding positions run on: were they to start anew, transformers would take the row for a packed one.
     # Where a row is longer than any question they stop: they must not run past the end of a table of learned ones.
     laid_out = [_lay_out(question) for question in questions]
-    position_ids = torch.arange(length).clamp(max=max(max(places) for _, places, _ in laid_out)).repeat(shape[0], 1)
-    owners = torch.full(shape, -1)
-    segments = torch.zeros(shape, dtype=torch.long)
-    option_lengths = torch.zeros((len(questions), width), dtype=torch.long)
+    furthest = max(max(places) for _, places, _ in laid_out)
+    position_ids = np.tile(np.minimum(np.arange(length), furthest), (shape[0], 1))
+    owners = np.full(shape, -1)
+    segments = np.zeros(shape, dtype=np.int64)
+    option_lengths = np.zeros((len(questions), width), dtype=np.int64)
     positions: list[int] = []
     target_positions: list[int] = []
     target_tokens: list[int] = []
@@ -85,15 +95,15 @@ def pack(
     for b, (question, (row, start)) in enumerate(zip(questions, rows, strict=True)):
         ids, places, marks = laid_out[b]
         here = (row, slice(start, start + len(ids)))
-        input_ids[here] = torch.tensor(ids)
-        position_ids[here] = torch.tensor(places)
+        input_ids[here] = ids
+        position_ids[here] = places
         owners[here] = b
-        segments[here] = torch.tensor(marks)
+        segments[here] = marks
         first = len(positions)  # the prompt's last token predicts the first token of every option
         cursor = row * length + start + len(question.prompt)
         positions.append(cursor - 1)
+        option_lengths[b, : len(question.options)] = [len(option) for option in question.options]
         for k, option in enumerate(question.options):
-            option_lengths[b, k] = len(option)
             for j, token in enumerate(option):
                 if j > 0:
                     positions.append(cursor)
@@ -102,15 +112,15 @@ def pack(
                 target_tokens.append(token)
                 target_options.append(b * width + k)
     return PackedBatch(
-        input_ids=input_ids,
-        position_ids=position_ids,
-        owners=owners,
-        segments=segments,
+        input_ids=torch.from_numpy(input_ids),
+        position_ids=torch.from_numpy(position_ids),
+        owners=torch.from_numpy(owners),
+        segments=torch.from_numpy(segments),
         positions=torch.tensor(positions),
         target_positions=torch.tensor(target_positions),
         target_tokens=torch.tensor(target_tokens),
         target_options=torch.tensor(target_options),
-        option_lengths=option_lengths,
+        option_lengths=torch.from_numpy(option_lengths),
     )
 
 

@@ -62,6 +62,7 @@ def score_to_file(
         "answers": how.get("answers", "continuations"),
         "reduction": how.get("reduction", "sum"),
         "template": how.get("template", "auto"),
+        **({"exemplars": [shown.id for shown in how["exemplars"]]} if how.get("exemplars") else {}),
         **({} if temperature == 1 else {"temperature": temperature}),
         "prompt_example": render(questions[0], tokenizer, **rendering).text,
         "versions": {"caltune": __version__, **{package: version(package) for package in ("torch", "transformers")}},
