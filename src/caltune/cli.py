@@ -92,6 +92,9 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--model", required=True, help="hub id, folder, GGUF file, adapter folder, or smollm2")
     _add_prompting(score)
     score.add_argument("--features", action="store_true", help="also write each question's last hidden state")
+    score.add_argument("--shots", type=int, default=0, metavar="N", help="answered questions before each (0)")
+    score.add_argument("--shots-split", default="train", metavar="SPLIT", help="where they are drawn (train)")
+    score.add_argument("--seed", type=int, default=0, help="of drawing them")
     score.add_argument("-o", "--output", type=Path, required=True, metavar="scores.parquet")
     score.set_defaults(run=verbs.score)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -91,8 +92,13 @@ def score(arguments: argparse.Namespace) -> None:
     require_place(arguments.output)
     questions = _load(arguments)
     quiet()
+    from caltune.data.shots import load_shots
+    from caltune.scoring.cost import ScoringCost
     from caltune.scoring.record import require_device, score_to_file
 
+    fields, cost, seed = field_mapping(arguments.field), ScoringCost(), arguments.seed
+    drawn = arguments.source, arguments.shots_split, questions, arguments.shots, seed
+    shots = load_shots(*drawn, fields=fields, skip_bad=arguments.skip_bad)
     require_device(arguments.device)
     score_to_file(
         arguments.output,
@@ -106,7 +112,11 @@ def score(arguments: argparse.Namespace) -> None:
         batch_tokens=arguments.batch_tokens,
         device=arguments.device,
         features=arguments.features,
+        exemplars=shots,
+        seed=seed if shots else None,
+        cost=cost,
     )
+    print(cost, file=sys.stderr)
     print(arguments.output)
 
 

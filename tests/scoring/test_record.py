@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -221,3 +222,24 @@ def test_interrupted_scoring_leaves_what_was_there(caltune, monkeypatch, place, 
     assert result.err.endswith("caltune: interrupted\n")
     assert list(tmp_path.iterdir()) == [out]
     assert out.read_text() == "earlier"
+
+
+def test_shots_stand_before_every_question_and_are_recorded(caltune, refused, questions_file, tiny_folder, tmp_path):
+    out = tmp_path / "scores.parquet"
+    flags = ("--model", tiny_folder, "--split", "test", "--template", "plain", "-o", out)
+    result = caltune("score", questions_file, *flags, "--shots", 2, "--seed", 5)
+    assert result.status == 0
+    assert re.fullmatch(r"9 questions in [\d.]+ s: .* tokens.*, [\d.]+ % padding\n", result.err)
+    found = read_scores(out)
+    by_id = {question.id: question for question in tiny_questions(60)}
+    shots = [by_id[name] for name in found.metadata["exemplars"]]
+    assert len(shots) == 2
+    assert {hash_split(shot.id) for shot in shots} == {"train"}
+    assert found.metadata["seed"] == 5
+    asked = [by_id[name] for name in found.scores.ids]
+    direct = score(tiny_model(), tiny_tokenizer(), asked, template="plain", exemplars=shots)
+    np.testing.assert_allclose(found.scores.logits, direct.logits, atol=1e-5)
+    assert found.metadata["prompt_example"] == render(asked[0], template="plain", exemplars=shots).text
+    none = {"data": "", "model_name": "m", "tokenizer": tiny_tokenizer(), "progress": False}
+    assert "exemplars" not in score_to_file(tmp_path / "none.parquet", tiny_model(), asked[:2], **none).metadata
+    assert "not among those scored" in refused("score", questions_file, *flags, "--shots", 2, "--shots-split", "test")
