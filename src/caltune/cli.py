@@ -200,6 +200,7 @@ def _parser() -> argparse.ArgumentParser:
 
     report = commands.add_parser("report", help="one page about one or several scores files")
     report.add_argument("scores", nargs="+", type=Path)
+    report.add_argument("--policy", type=Path, metavar="policy.json", help="show where this threshold cuts")
     report.add_argument("-o", "--output", type=Path, required=True, metavar="report.html")
     report.set_defaults(run=verbs.report)
     return parser

@@ -278,11 +278,13 @@ def compare(arguments: argparse.Namespace) -> None:
 def report(arguments: argparse.Namespace) -> None:
     """One page about scores files; prints its address."""
     from caltune.formats import read_scores
+    from caltune.formats.policy import read_policy
     from caltune.report.page import Entry, write_report
 
     require_place(arguments.output)
+    policy = read_policy(arguments.policy) if arguments.policy else None
     entries = [Entry(path.stem, read_scores(path)) for path in arguments.scores]
-    print(write_report(arguments.output, entries).resolve().as_uri())
+    print(write_report(arguments.output, entries, policy=policy).resolve().as_uri())
 
 
 @contextmanager

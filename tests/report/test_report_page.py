@@ -78,7 +78,8 @@ def entry(name: str, scores: OptionLogits, **metadata: Any) -> Entry:
 def hostile_entry(text: str) -> Entry:
     scores = simulated(40)
     ids = tuple(f"{text} {i}" for i in range(40))
-    scores = OptionLogits(ids, scores.logits, scores.labels)
+    groups = tuple(text + "ab"[i % 2] for i in range(40))
+    scores = OptionLogits(ids, scores.logits, scores.labels, groups)
     examples = [{"id": i, "question": text, "options": [text + letter for letter in "ABCD"]} for i in ids]
     training = [{"epoch": e, "eval_accuracy": 0.5, "eval_confidence": 0.6, text: text} for e in (0, 1)]
     keys = ("model", "data", "split", "answers", "prompt_example", "seed", "method", text)
@@ -127,13 +128,13 @@ def test_four_models_make_a_complete_light_page() -> None:
     written = render_report(entries, title="A title", context="and context")
     page = Page(written)
     assert len(written.encode()) < 300_000
-    assert page.count("figure") == 4 + 1 + 4
-    assert page.count("svg", "chart") == 9
+    # Reliability, three against the first, options, coverage, training.
+    assert page.count("figure") == page.count("svg", "chart") == 4 + 3 + 4 + 1 + 4
     for tag, attributes in page.elements:
         if tag == "svg":
             assert attributes.get("role") == "img" or attributes.get("aria-hidden") == "true"
     identifiers = [a["id"] for _, a in page.elements if "id" in a]
-    assert len(identifiers) == len(set(identifiers)) == 18
+    assert len(identifiers) == len(set(identifiers)) == 32
     details = [a for tag, a in page.elements if tag == "details" and "wrong" in str(a.get("class"))]
     assert ["open" in a for a in details] == [True, False, False, False]
     assert page.count("ol", "questions") == 4
@@ -181,7 +182,7 @@ def test_names_are_made_unique() -> None:
 
 def test_ten_models() -> None:
     page = Page(render_report([entry(f"m{i}", simulated(40, sharpen=1 + i / 5)) for i in range(10)]))
-    assert page.count("svg", "chart") == 11
+    assert page.count("svg", "chart") == 10 + 9 + 10 + 1
     assert "10 models · 40 questions" in page.all_text()
 
 

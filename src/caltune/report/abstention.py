@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from caltune.abstain import ALARM, Decisions, Drift, Policy
+from caltune.abstain import ALARM, Decisions, Drift, Policy, apply_policy, drift
 from caltune.binomial import fewest
+from caltune.errors import InputError
+from caltune.formats.policy import require_same_source
+from caltune.formats.scores import ScoreFile
 from caltune.report.text import number, percent, questions
 
 
@@ -35,6 +40,48 @@ def policy_lines(policy: Policy) -> list[str]:
         f"wrong among the answered: {policy.wrong:g} ({percent(policy.wrong / policy.answered)}); "
         f"upper bound {percent(policy.bound)}",
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What a policy does to one model: the `point`, (coverage, accuracy), where it cuts, and what to say of it.
+
+    The point is None where it answers nothing.
+    """
+
+    point: tuple[float, float] | None
+    text: str
+
+
+def chosen_points(policy: Policy, names: Sequence[str], files: Sequence[ScoreFile]) -> dict[int, Chosen]:
+    """The policy applied to each file that was scored as those it was fitted on, by the file's place.
+
+    Raises `InputError` when there is no such file, or when one holds questions that the policy was fitted on.
+    """
+    found, refusals = {}, []
+    for i, (name, file) in enumerate(zip(names, files, strict=True)):
+        try:
+            checked = require_same_source(policy, file.metadata)
+        except InputError as error:
+            refusals.append(f"{name}: {error}")
+            continue
+        try:
+            decisions = apply_policy(policy, file.scores)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
+        labels = file.scores.labels
+        answered, wrong = int(decisions.answered.sum()), int((decisions.answered & (decisions.choice != labels)).sum())
+        text = f"{name}: it answers {answered:,} of {questions(len(labels))} ({percent(answered / len(labels))})"
+        text += f", {wrong:,} of them wrongly ({percent(wrong / answered)})." if answered else "."
+        lines = decision_lines(policy, decisions, labels, drift(policy, decisions, labels))
+        warnings = [line.removeprefix("warning: ") for line in lines if line.startswith("warning: ")]
+        if not checked:
+            warnings.append("nothing is known of how these scores or the policy's were made")
+        text = " ".join([text, *(f"{one[0].upper()}{one[1:]}." for one in warnings)])
+        found[i] = Chosen((answered / len(labels), 1 - wrong / answered) if answered else None, text)
+    if not found:
+        raise InputError(f"the policy fits none of the files; {refusals[0]}")
+    return found
 
 
 def decision_lines(policy: Policy, decisions: Decisions, labels: NDArray[np.integer], found: Drift) -> list[str]:

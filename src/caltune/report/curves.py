@@ -41,18 +41,33 @@ def compute_coverage(predictions: Predictions) -> Coverage:
     return Coverage(coverage[kept], accuracy[kept])
 
 
-def draw_coverage(curves: Sequence[tuple[str, Coverage]], *, identifier: str) -> str:
-    """All models' curves in one SVG element, told apart by colour and line style."""
-    lowest = min(float(curve.accuracy.min()) for _, curve in curves)
+def draw_coverage(
+    curves: Sequence[tuple[str, Coverage]],
+    *,
+    identifier: str,
+    chosen: Mapping[int, tuple[float, float]] | None = None,
+    limit: float | None = None,
+) -> str:
+    """All models' curves in one SVG element, told apart by colour and line style.
+
+    `chosen` are points, (coverage, accuracy) by the model's place, where a threshold cuts; `limit` is the share of
+    wrong answers that it must not exceed.
+    """
+    chosen = chosen or {}
+    lowest = min([*(float(c.accuracy.min()) for _, c in curves), *(y for _, y in chosen.values()), 1 - (limit or 0)])
     frame = Frame(left=38, top=22, width=310, height=230, y_range=(min(math.floor(lowest * 10) / 10, 0.9), 1.0))
     ends = "; ".join(
         f"{name}: {percent(c.at(0.5))} at half coverage, {percent(c.at(1.0))} at full" for name, c in curves
+    )
+    cuts = "".join(
+        f" The threshold cuts {curves[i][0]} at {percent(x)} answered, {percent(y)} of them right."
+        for i, (x, y) in chosen.items()
     )
     root = figure(
         360,
         292,
         title="Accuracy against coverage",
-        description=f"Accuracy of the surest answers. {ends}.",
+        description=f"Accuracy of the surest answers. {ends}.{cuts}",
         identifier=identifier,
     )
     _horizontal_grid(root, frame, [frame.y_range[0] + 0.1 * i for i in range(round((1 - frame.y_range[0]) * 10) + 1)])
@@ -60,6 +75,9 @@ def draw_coverage(curves: Sequence[tuple[str, Coverage]], *, identifier: str) ->
         add(root, "text", css="tick middle", text=f"{100 * tick:.0f}", x=frame.x(tick), y=frame.bottom + 16)
     add(root, "text", css="axis", text="right, %", x=frame.left - 32, y=11)
     add(root, "text", css="axis end", text="questions answered, surest first, %", x=frame.right, y=285)
+    if limit is not None:
+        line(root, frame.left, frame.y(1 - limit), frame.right, frame.y(1 - limit), "limit")
+        add(root, "text", css="label", text=f"wanted: {percent(1 - limit)}", x=frame.left + 4, y=frame.y(1 - limit) - 5)
     for i, (name, curve) in enumerate(curves):
         rows = np.unique(np.linspace(0, len(curve.coverage) - 1, MOST_POINTS).round().astype(int))
         group = add(root, "g", css=f"{model_class(i)}")
@@ -67,6 +85,10 @@ def draw_coverage(curves: Sequence[tuple[str, Coverage]], *, identifier: str) ->
         points = [(frame.x(float(curve.coverage[j])), frame.y(float(curve.accuracy[j]))) for j in rows]
         polyline(group, points, f"curve {dash_class(i)}")
         add(group, "circle", css="end", cx=points[-1][0], cy=points[-1][1], r=3)
+        if i in chosen:
+            x, y = frame.x(chosen[i][0]), frame.y(chosen[i][1])
+            line(group, x, y, x, frame.bottom, "cut")
+            add(group, "circle", css="chosen", cx=x, cy=y, r=6)
     return render(root)
 
 

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import caltune
+from caltune.abstain import Policy
 from caltune.errors import InputError
 from caltune.formats.scores import ScoreFile
-from caltune.metrics import Comparison, Summary, compare, summarise
-from caltune.report import curves, evidence
+from caltune.metrics import Comparison, Summary, compare, rank, summarise
+from caltune.report import change, curves, evidence, strata
+from caltune.report.abstention import chosen_points, policy_lines
 from caltune.report.diagram import BINS, Diagram, compute_diagram, draw_diagram
+from caltune.report.power import power_lines
 from caltune.report.table import differences_table, numbers_table
 from caltune.report.text import clean, listed, number, percent, questions
 from caltune.report.verdict import compute_chance, describe, describe_difference, headline
@@ -29,9 +32,15 @@ _EQUATIONS = (
     ("Brier score", "(1 / N) Σᵢ Σₖ (p(k) − 1[k = y])²"),
     ("NLL", "−(1 / N) Σᵢ log p(y)"),
     ("AUROC", "P(c right > c wrong) + ½ P(c right = c wrong)"),
-    ("Intervals", "bootstrap, 1,000 resamples of the questions: percentile; for calibration errors the basic interval"),
+    (
+        "Without chance",
+        "the true ECE for which what was seen is the median; its interval: 2.5 % and 97.5 %",
+    ),
+    ("Intervals", "of the others: bootstrap, 1,000 resamples of the questions, percentile"),
     ("Differences", "both models on the same resamples"),
+    ("Place by NLL", "1 + how many are clearly better, to how many are not clearly worse; Holm over all pairs"),
     ("Chance band", "where a bin’s accuracy lies in 95 of 100 cases if each answer is right with probability c"),
+    ("Groups, options", "the same for all of them at once: 95 of 100 calibrated models have every mark in its band"),
 )
 
 
@@ -44,21 +53,28 @@ class Entry:
 
 
 def write_report(
-    path: str | os.PathLike[str], entries: Sequence[Entry], *, title: str = "caltune report", context: str = ""
+    path: str | os.PathLike[str],
+    entries: Sequence[Entry],
+    *,
+    title: str = "caltune report",
+    context: str = "",
+    policy: Policy | None = None,
 ) -> Path:
     """Write one self-contained HTML page about the entries, the first being the baseline; return its path.
 
-    Entries on the same questions as the first are compared with it, with paired intervals. The page loads nothing and
-    runs nothing, every text in it is escaped, and it appears whole or not at all.
+    Entries on the same questions as the first are compared with it, with paired intervals. A `policy` is shown where it
+    cuts the entries that were scored as those it was fitted on. The page loads nothing and runs nothing, every text in
+    it is escaped, and it appears whole or not at all.
 
-    Raises `InputError` for no entries, no questions, unknown labels, labels that disagree, or a missing folder.
+    Raises `InputError` for no entries, no questions, unknown labels, labels that disagree, a missing folder, or a
+    policy that fits no entry or meets questions it was fitted on.
     """
     path = Path(path)
     if not entries:
         raise InputError(f"{path}: a report needs at least one entry, got none")
     if not path.parent.is_dir():
         raise InputError(f"{path}: the folder must exist, got {str(path.parent)!r}")
-    page = render_report(entries, title=title, context=context)
+    page = render_report(entries, title=title, context=context, policy=policy)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:40]}-", suffix=".tmp")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -71,7 +87,9 @@ def write_report(
     return path
 
 
-def render_report(entries: Sequence[Entry], *, title: str = "caltune report", context: str = "") -> str:
+def render_report(
+    entries: Sequence[Entry], *, title: str = "caltune report", context: str = "", policy: Policy | None = None
+) -> str:
     """The page as text; see `write_report`."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
@@ -86,6 +104,8 @@ def render_report(entries: Sequence[Entry], *, title: str = "caltune report", co
     chances = [compute_chance(one) for one in predictions]
     comparisons = _compare(names, scores)
     coverages = [curves.compute_coverage(one) for one in predictions]
+    chosen = chosen_points(policy, names, [entry.file for entry in entries]) if policy else {}
+    ranking = rank(dict(zip(names, scores, strict=True))) if len(names) > 1 else None
     fields = [evidence.made(entry.file.scores, entry.file.metadata) for entry in entries]
     shared, own = evidence.shared_first(fields)
 
@@ -129,10 +149,21 @@ def render_report(entries: Sequence[Entry], *, title: str = "caltune report", co
         warning=_warning(names, comparisons),
         models=models,
         bins=BINS,
-        numbers=numbers_table(names, summaries, [0, *comparisons]),
+        numbers=numbers_table(names, summaries, [0, *comparisons], ranking),
+        power=power_lines(names, scores, comparisons),
         differences=differences_table(names, comparisons) if comparisons else None,
         baseline=names[0],
-        coverage=curves.draw_coverage(list(zip(names, coverages, strict=True)), identifier="coverage"),
+        changes=change.panels(names, [entry.file for entry in entries], predictions, comparisons),
+        groups=strata.panels(names, [strata.compute_groups(one) for one in predictions], "group"),
+        options=strata.panels(names, [strata.compute_options(one) for one in scores], "option"),
+        coverage=curves.draw_coverage(
+            list(zip(names, coverages, strict=True)),
+            identifier="coverage",
+            chosen={i: one.point for i, one in chosen.items() if one.point},
+            limit=policy.limit if policy and policy.method == "binomial" else None,
+        ),
+        policy=policy_lines(policy)[0] if policy else "",
+        chosen=[{"index": i, "text": one.text} for i, one in chosen.items()],
         few=curves.FEWEST_QUESTIONS if min(len(one) for one in scores) >= 5 * curves.FEWEST_QUESTIONS else 0,
         shares=[percent(share, 0) for share in _SHARES],
         courses=_courses(names, entries),
