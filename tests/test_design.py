@@ -25,7 +25,7 @@ SLOW_LIBRARIES = {*MODEL_LIBRARIES, "sklearn", "datasets", "matplotlib", "pandas
 # Everything a verb without a model may load.
 LIGHT = (
     *("cli", "verbs", "verbs_abstain", "verbs_recalibrate", "recalibration", "errors", "output", "prompts", "types"),
-    *("binomial", "abstain"),
+    *("verbs_serve", "binomial", "abstain"),
     *("data", "formats", "metrics", "recalibrate", "regime", "report"),
 )
 # Folder or file -> what of caltune it may import; each may import itself.
@@ -52,6 +52,7 @@ DIRECTIONS = {
         *("formats", "output", "abstain", "binomial"),
     },
     "scoring": {"errors", "types", "prompts", "models", "formats", "knowledge"},
+    "serving": {"errors", "types", "abstain", "models", "formats", "recalibration", "scoring"},
     "predictors": {"errors", "types", "prompts", "models", "scoring"},
     "methods": {"errors", "types", "metrics", "losses", "knowledge", "formats", "collator", "trainer"},
 }

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from caltune import __version__, verbs, verbs_abstain, verbs_export, verbs_import, verbs_recalibrate
+from caltune import __version__, verbs, verbs_abstain, verbs_export, verbs_import, verbs_recalibrate, verbs_serve
 from caltune.errors import InputError
 from caltune.output import one_line, quiet
 from caltune.recalibration import RECALIBRATORS
@@ -95,6 +95,13 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("--shots", type=int, default=0, metavar="N", help="answered questions before each (0)")
     score.add_argument("--shots-split", default="train", metavar="SPLIT", help="where they are drawn (train)")
     score.add_argument("--seed", type=int, default=0, help="of drawing them")
+    server = score.add_argument_group("by a server's log-probabilities, instead of loading the model")
+    server.add_argument("--endpoint", metavar="URL", help="of an OpenAI-compatible server; --model is its name there")
+    server.add_argument("--api-key-env", metavar="VAR", help="environment variable that holds the key")
+    server.add_argument("--rate", type=float, metavar="N", help="requests a second, at most")
+    server.add_argument("--parallel", type=int, metavar="N", help="questions under way at once (4)")
+    server.add_argument("--top", type=int, metavar="N", help="tokens to be listed for letters (20)")
+    server.add_argument("--cache", type=Path, metavar="FILE", help="keep answers, so that an interrupted run goes on")
     score.add_argument("-o", "--output", type=Path, required=True, metavar="scores.parquet")
     score.set_defaults(run=verbs.score)
 
@@ -197,6 +204,19 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--temperature", type=Path, metavar="fitted.json", help="what recalibrate --save wrote")
     export.add_argument("-o", "--output", type=Path, metavar="OUT", help="a new folder for the whole model")
     export.set_defaults(run=verbs_export.export)
+
+    serve = commands.add_parser("serve", help="answer questions over HTTP, with honest probabilities")
+    serve.add_argument("model", metavar="DIR", help="what `score --model` takes")
+    serve.add_argument("--policy", type=Path, metavar="policy.json", help="what `threshold` wrote: when to abstain")
+    serve.add_argument("--calibration", type=Path, metavar="fitted.json", help="what `recalibrate --save` wrote")
+    serve.add_argument("--served-as", metavar="NAME", help="the name it was scored under, where it has moved since")
+    serve.add_argument("--host", default="127.0.0.1")
+    serve.add_argument("--port", type=int, default=8000, help="0 takes a free one")
+    _add_prompting(serve)
+    serve.add_argument("--max-tokens", type=int, default=2048, metavar="N", help="of a question with its options")
+    serve.add_argument("--seconds", type=float, default=30.0, help="until a request is given up (30)")
+    serve.add_argument("--waiting", type=int, default=64, metavar="N", help="requests that may wait (64)")
+    serve.set_defaults(run=verbs_serve.serve)
 
     report = commands.add_parser("report", help="one page about one or several scores files")
     report.add_argument("scores", nargs="+", type=Path)

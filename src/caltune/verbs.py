@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from caltune import verbs_answers
+from caltune import verbs_answers, verbs_serve
 from caltune.errors import InputError
 from caltune.output import one_line, quiet, report_bad_rows, require_place, write_json
 
@@ -90,8 +90,12 @@ def data(arguments: argparse.Namespace) -> None:
 def score(arguments: argparse.Namespace) -> None:
     """What a model believes about each question, to a file."""
     require_place(arguments.output)
+    elsewhere = verbs_serve.asks_server(arguments)
     questions = _load(arguments)
     quiet()
+    if elsewhere:
+        verbs_serve.score_endpoint(arguments, questions)
+        return
     from caltune.data.shots import load_shots
     from caltune.scoring.cost import ScoringCost
     from caltune.scoring.record import require_device, score_to_file
@@ -105,11 +109,7 @@ def score(arguments: argparse.Namespace) -> None:
         arguments.model,
         questions,
         data=arguments.source,
-        split=arguments.split,
-        answers=arguments.answers,
-        reduction=arguments.reduction,
-        template=arguments.template,
-        batch_tokens=arguments.batch_tokens,
+        **{name: getattr(arguments, name) for name in ("split", "answers", "reduction", "template", "batch_tokens")},
         device=arguments.device,
         features=arguments.features,
         exemplars=shots,
