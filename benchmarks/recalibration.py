@@ -240,8 +240,8 @@ def fit_all(path: Path, kind: str, source: Sequence[Part], draw: Callable[..., A
 def fit_jobs(folder: Path, parts: dict[str, Sequence[Part]], *, quick: bool) -> common.Jobs:
     """A file for each setting and size; another one when more of the source has been scored."""
     jobs: common.Jobs = {}
-    for name, (kind, source, draw, most) in settings_of(parts).items():
-        for count in SIZES[:2] if quick else SIZES:
+    for count in SIZES[:2] if quick else SIZES:
+        for name, (kind, source, draw, most) in settings_of(parts).items():
             path = result_path(folder, name, count, source, quick=quick)
             if count <= most and not path.exists():
                 jobs[path] = partial(fit_all, path, kind, source, draw, count, 2 if quick else SPLITS)
