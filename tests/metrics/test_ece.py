@@ -112,6 +112,14 @@ def test_width_against_slow_implementation(bins):
     assert ece(given, bins) == pytest.approx(slow_ece(given, slow_bins(given.confidence, bins)))
 
 
+@pytest.mark.parametrize("size", [2**14, 2**14 + 1, 40_000])
+def test_pieces_add_up(size):
+    given = calibrated(size)
+    found = reliability_bins(given)  # not in pieces
+    whole = float(np.sum(found.count * np.abs(found.accuracy - found.confidence)) / size)
+    assert ece(given) == pytest.approx(whole, rel=1e-12)
+
+
 def test_mass_counts_are_equal_and_ties_stay_together():
     assert reliability_bins(calibrated(10), 5, "mass").count.tolist() == [2] * 5
     assert reliability_bins(calibrated(7), 3, "mass").count.tolist() == [3, 2, 2]
