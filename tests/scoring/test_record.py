@@ -208,7 +208,7 @@ def test_the_place_for_the_file_is_checked_before_the_model_is_loaded(refused, m
         assert wanted in refused("score", questions_file, "--model", "tiny", "-o", out)
 
 
-@pytest.mark.parametrize("place", ["caltune.scoring.engine.forward", "os.replace"])
+@pytest.mark.parametrize("place", ["caltune.scoring.engine.token_log_probabilities", "os.replace"])
 def test_interrupted_scoring_leaves_what_was_there(caltune, monkeypatch, place, questions_file, tiny_folder, tmp_path):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
