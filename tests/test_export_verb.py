@@ -125,7 +125,9 @@ def test_an_adapter_is_merged_into_a_whole_folder(caltune, place, scored, tmp_pa
 def test_a_saved_temperature_is_taken_times_the_one_before(caltune, place, scored, tmp_path):
     cal = scored("model")
     file, halved = read_scores(cal), tmp_path / "halved.parquet"
-    write_scores(halved, Temperature(2.0)(file.scores), file.metadata | {"temperature": 2.0, "recalibrated": ["dece"]})
+    write_scores(
+        halved, Temperature(2.0)(file.scores), file.metadata | {"temperature": 2.0, "recalibrated": [{"name": "dece"}]}
+    )
     fitted = tmp_path / "fitted.json"
     fitted.write_text(json.dumps({"recalibrator": "temperature", **Temperature(1.5, file.scores.ids).to_json()}))
     assert caltune("export", place / "model", "--fit", halved, "--temperature", fitted).status == 0
@@ -139,6 +141,7 @@ def test_a_saved_temperature_is_taken_times_the_one_before(caltune, place, score
         ({"answers": "continuations"}, "the scores must be made with --answers letters; got 'continuations'"),
         ({}, "--answers letters; got None"),
         ({"answers": "letters", "recalibrated": ["temperature", "isotonic"]}, "no other map, got 'isotonic'"),
+        ({"answers": "letters", "recalibrated": [{"name": "platt", "questions": 9}]}, "no other map, got 'platt'"),
         ({"answers": "letters", "template": "mine"}, "'template' must be auto, chat or plain, got 'mine'"),
         ({"answers": "letters", "temperature": 0}, "a temperature must be positive and finite, got 0"),
         ({"answers": "letters", "prompt_example": "Question: Who?\nAnswer:"}, "with another prompt than this model's"),

@@ -176,8 +176,10 @@ def fit_expected_loss(predictions: Predictions, limit: float, losses: FloatArray
     )
 
 
-def apply_policy(policy: Policy, scores: OptionLogits) -> Decisions:
-    """What the policy answers; labels are not needed. Raises `InputError` when a question was fitted on.
+def apply_policy(policy: Policy, scores: OptionLogits | Predictions) -> Decisions:
+    """What the policy answers; labels are not needed. Of `Predictions` the one answer there is has the place 0.
+
+    Raises `InputError` when a question was fitted on.
 
     >>> policy = fit_threshold(_even(100), 0.05)
     >>> apply_policy(policy, OptionLogits(("new",), [[1.0, 3.0]], [-1])).choice.tolist()
@@ -189,9 +191,12 @@ def apply_policy(policy: Policy, scores: OptionLogits) -> Decisions:
         raise InputError(
             f"the policy must not meet questions it was fitted on, got {len(shared)} of them, first id {shared[0]!r}"
         )
-    probabilities = scores.probabilities()
-    confidence = np.minimum(probabilities.max(axis=1), 1.0)
-    choice = np.where(policy.answers(confidence), probabilities.argmax(axis=1), -1).astype(np.int32)
+    if isinstance(scores, Predictions):
+        confidence, best = scores.confidence, np.zeros(len(scores), dtype=np.intp)
+    else:
+        probabilities = scores.probabilities()
+        confidence, best = np.minimum(probabilities.max(axis=1), 1.0), probabilities.argmax(axis=1)
+    choice = np.where(policy.answers(confidence), best, -1).astype(np.int32)
     return Decisions(scores.ids, choice, confidence)
 
 

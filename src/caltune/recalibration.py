@@ -115,18 +115,26 @@ def apply(
     else:
         (only,) = files
         after = fitted(only.scores) if features is None else fitted(only.scores, features)
-    before = files[0].metadata
+    metadata = record(name, fitted, files[0].metadata)
+    if name == "pool":
+        metadata["pooled"] = [str(file.metadata.get("model", "")) for file in files]
+    return after, metadata
+
+
+def record(name: str, fitted: Any, before: dict[str, Any]) -> dict[str, Any]:
+    """Metadata with what was done: the name, on how many questions it was fitted, and its numbers.
+
+    Raises `InputError` when the metadata's `temperature` or `recalibrated` is broken.
+    """
     earlier = before.get("recalibrated", [])
     if not isinstance(earlier, list) or not all(isinstance(one, (str, dict)) for one in earlier):
         raise InputError(f"'recalibrated' must be a list of what was applied, got {earlier!r}")
     done = {"name": name, "questions": len(fitted.fitted_on), **numbers(fitted)}
     metadata = {**before, "recalibrated": [*earlier, done]}
-    if name == "pool":
-        metadata["pooled"] = [str(file.metadata.get("model", "")) for file in files]
-    elif RECALIBRATORS[name][0] == "Temperature":
+    if RECALIBRATORS[name][0] == "Temperature":
         own = type(fitted).from_json({"temperature": before.get("temperature", 1.0), "fitted_on": []})
         metadata["temperature"] = own.temperature * fitted.temperature  # of the model's own logits
-    return after, metadata
+    return metadata
 
 
 def numbers(fitted: Any) -> dict[str, float]:

@@ -42,19 +42,26 @@ def threshold(arguments: argparse.Namespace) -> None:
 def apply_threshold(arguments: argparse.Namespace) -> None:
     """Decide on the questions of a scores file by a policy, and look for signs that it does not fit them."""
     from caltune.abstain import apply_policy, drift
-    from caltune.formats import read_scores
+    from caltune.formats import read_answers, read_scores
     from caltune.formats.policy import read_policy, require_same_source, write_decisions
+    from caltune.formats.predictions import holds_answers
     from caltune.report.abstention import decision_lines
 
     require_place(arguments.output)
-    policy, file = read_policy(arguments.policy), read_scores(arguments.scores)
+    policy = read_policy(arguments.policy)
+    if holds_answers(arguments.scores):
+        answers = read_answers(arguments.scores)
+        # The one answer there is has the place 0, and is right where the label is 0.
+        scores, metadata, labels = answers.answers, answers.metadata, (answers.answers.correct == 0).astype(int)
+    else:
+        file = read_scores(arguments.scores)
+        scores, metadata, labels = file.scores, file.metadata, file.scores.labels
     try:
-        checked = require_same_source(policy, file.metadata)
-        decisions = apply_policy(policy, file.scores)
+        checked = require_same_source(policy, metadata)
+        decisions = apply_policy(policy, scores)
     except InputError as error:
         raise InputError(f"{arguments.scores}: {error}") from error
     write_decisions(arguments.output, decisions)
-    labels = file.scores.labels
     print("\n".join(decision_lines(policy, decisions, labels, drift(policy, decisions, labels))))
     if not checked:
         print(

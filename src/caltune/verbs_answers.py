@@ -1,4 +1,4 @@
-"""`evaluate` and `compare` where a file holds answers alone: scores files beside it are read as answers too."""
+"""Verbs that take a confidence alone, where a file holds answers; a scores file beside it is read as answers too."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from caltune.output import write_json
 if TYPE_CHECKING:
     import argparse
 
+MAPS = ("platt", "beta", "isotonic", "histogram")  # recalibrators of a confidence alone
 _NOTE = "of the answers alone: nll, brier and classwise_ece need the probabilities of all options"
 
 
@@ -52,3 +53,38 @@ def compare(arguments: argparse.Namespace) -> None:
         raise InputError(f"{arguments.a}, {arguments.b}: {error}") from error
     write_json(arguments.json, found.to_json())
     print("\n".join([*comparison_lines(found, str(arguments.a), str(arguments.b)), _NOTE]))
+
+
+def recalibrate(arguments: argparse.Namespace) -> None:
+    """Fit a map of confidences, or load it, and apply it to answers."""
+    from caltune import recalibration
+    from caltune.formats import read_answers, write_answers
+    from caltune.formats.policy import source_of
+
+    name = arguments.name
+    if name not in MAPS:
+        raise InputError(f"{name} needs the probability of every option, of answers take {', '.join(MAPS)}")
+    for flag, paths in (("--fit", arguments.fit or [""]), ("--apply", arguments.apply)):
+        if len(paths) > 1:
+            raise InputError(f"{flag}: {name} takes one file, got {len(paths)}")
+    (path,) = arguments.apply
+    file = read_answers(path)
+    if arguments.load is not None:
+        fitted = recalibration.load(arguments.load, name)
+    else:
+        fit = read_answers(arguments.fit[0])
+        try:
+            fitted, _ = recalibration.fit(name, fit.answers)
+        except InputError as error:
+            raise InputError(f"{arguments.fit[0]}: {error}") from error
+    try:
+        after, metadata = fitted(file.answers), recalibration.record(name, fitted, file.metadata)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    write_answers(arguments.output, after, metadata)
+    if arguments.save is not None:
+        recalibration.save(arguments.save, name, fitted, source_of(fit.metadata))
+    before, now = file.answers.confidence.mean(), after.confidence.mean()
+    print(f"{name}, fitted on {len(fitted.fitted_on)} questions")
+    print(f"mean confidence {before:.4f}, now {now:.4f}; of the answers alone")
+    print(arguments.output)

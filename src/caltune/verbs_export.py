@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from caltune.errors import InputError
 from caltune.output import quiet, require_folder
+from caltune.recalibration import RECALIBRATORS
 
 if TYPE_CHECKING:
     import argparse
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from caltune.formats import ScoreFile
     from caltune.recalibrate import Temperature
 
-_TEMPERATURES = ("temperature", "dece")  # recalibrators that come to one temperature, all that the pipeline applies
+# Recalibrators that come to one temperature, all that the pipeline applies.
+_TEMPERATURES = tuple(name for name, (kind, _) in RECALIBRATORS.items() if kind == "Temperature")
 
 
 def export(arguments: argparse.Namespace) -> None:
@@ -61,7 +63,12 @@ def _require_expressible(path: Path, file: ScoreFile) -> str:
             f"--answers letters; got {answers!r}"
         )
     applied = file.metadata.get("recalibrated", [])
-    other = [name for name in applied if name not in _TEMPERATURES] if isinstance(applied, list) else [applied]
+    names = (
+        [one.get("name") if isinstance(one, dict) else one for one in applied]
+        if isinstance(applied, list)
+        else [applied]
+    )
+    other = [name for name in names if name not in _TEMPERATURES]
     if other:
         raise InputError(f"{path}: the decision pipeline applies a temperature and no other map, got {other[0]!r}")
     template = file.metadata.get("template", "auto")
@@ -93,7 +100,7 @@ def _saved(path: Path, fit: Path, file: ScoreFile) -> Temperature:
         raise InputError(f"{path}: must be what `caltune recalibrate temperature --save` wrote, got {error}") from error
     name = document.get("recalibrator") if isinstance(document, dict) else None
     if name not in _TEMPERATURES:
-        raise InputError(f"{path}: must hold a recalibrator of the name temperature or dece, got {name!r}")
+        raise InputError(f"{path}: must hold one of {', '.join(_TEMPERATURES)}, got {name!r}")
     try:
         fitted = Temperature.from_json(document)
     except InputError as error:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from caltune import verbs_answers
 from caltune.errors import InputError
 from caltune.output import require_place
 
@@ -27,6 +28,9 @@ def recalibrate(arguments: argparse.Namespace) -> None:
     require_place(arguments.save)
     name = arguments.name
     _require_flags(arguments)
+    if verbs_answers.any_answers([*(arguments.fit or []), *arguments.apply]):
+        verbs_answers.recalibrate(arguments)
+        return
     told: list[str] = []
     if arguments.load is not None:
         fitted = recalibration.load(arguments.load, name)

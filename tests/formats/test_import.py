@@ -461,3 +461,44 @@ def test_a_threshold_is_fitted_on_answers(caltune, tmp_path):
     policy = json.loads((tmp_path / "p.json").read_text())
     assert policy["source"] == {"model": "theirs"}
     assert 0.5 < policy["threshold"] < 0.75  # above t they err (1 − t) / 2 on average: 0.2 at about 0.6
+
+
+def test_a_policy_is_applied_to_answers(caltune, tmp_path):
+    policy, out = tmp_path / "p.json", tmp_path / "d.jsonl"
+    caltune("threshold", answers_file(tmp_path / "a.parquet", 2000), "--max-error", 0.2, "-o", policy)
+    later = answers_file(tmp_path / "b.parquet", 500, seed=1)
+    result = caltune("apply-threshold", policy, later, "-o", out)
+    assert result.status == 0, result.err
+    threshold, answers = json.loads(policy.read_text())["threshold"], read_answers(later).answers
+    said = [json.loads(line)["answer"] for line in out.read_text().splitlines()]
+    assert said == [0 if one >= threshold else None for one in answers.confidence]
+    answered = answers.confidence >= threshold
+    wrong = int((answers.correct[answered] == 0).sum())
+    assert f"{wrong}" in result.out
+    assert 0 < wrong < answered.sum() / 3
+
+
+@pytest.mark.parametrize("name", ["platt", "isotonic"])
+def test_a_confidence_alone_is_recalibrated(caltune, tmp_path, name):
+    """Right with probability p and said p ** 0.2: after the map the confidence is p again."""
+    cal, test = (answers_file(tmp_path / f"{seed}.parquet", 3000, seed, power=0.2) for seed in (0, 1))
+    out, saved, again = (tmp_path / place for place in ("out.parquet", "fitted.json", "again.parquet"))
+    result = caltune("recalibrate", name, "--fit", cal, "--apply", test, "-o", out, "--save", saved)
+    assert result.status == 0, result.err
+    assert result.out.startswith(f"{name}, fitted on 3000 questions\nmean confidence 0.9")
+    before, after = read_answers(test).answers, read_answers(out)
+    honest = before.confidence**5
+    assert np.abs(before.confidence - honest).mean() > 0.2
+    assert np.abs(after.answers.confidence - honest).mean() < 0.04
+    assert after.metadata["recalibrated"][0]["name"] == name
+    assert caltune("recalibrate", name, "--load", saved, "--apply", test, "-o", again).status == 0
+    np.testing.assert_array_equal(read_answers(again).answers.confidence, after.answers.confidence)
+
+
+def test_maps_of_all_options_refuse_answers(refused, tmp_path):
+    cal, out = answers_file(tmp_path / "a.parquet"), tmp_path / "out.parquet"
+    message = refused("recalibrate", "temperature", "--fit", cal, "--apply", cal, "-o", out)
+    assert "temperature needs the probability of every option, of answers take platt, beta, isotonic" in message
+    message = refused("recalibrate", "platt", "--fit", cal, "--apply", cal, "-o", out)
+    assert "must not meet questions it was fitted on" in message
+    assert "got an answers file" in refused("report", cal, "-o", tmp_path / "r.html")
