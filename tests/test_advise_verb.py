@@ -42,7 +42,7 @@ def test_a_scores_file_needs_no_model(caltune, tmp_path):
         assert found[label].startswith(f"{value:.3f} [")
     assert "overconfident" in found["because"]
     words = shlex.split(found["train"])
-    assert words[:6] == ["caltune", "train", "sft", "exam.csv", "--model", "m"]
+    assert words[:6] == ["caltune", "train", "tempered", "exam.csv", "--model", "m"]
     assert words[6:] == ["--template", "plain", "--output-dir", "tuned"]
 
 

@@ -55,10 +55,10 @@ def test_an_overconfident_model_is_told_so_with_its_numbers():
     assert "0.80 of the mass on the top option; 0.12 of answers above 0.99; entropy 0.50 of even" in rows["collapse"]
     assert "0.600 [0.580, 0.620]" in rows["reachable A*"]
     assert "its ECE cannot fall below 0.180" in text  # 0.8 − 0.62
-    assert "plain fine-tuning (sft), then temperature scaling" in rows["take"]
+    assert "tempered fine-tuning (tempered), then temperature scaling" in rows["take"]
     assert rows["because"].split("because")[1].strip().startswith("it is overconfident")
     words = shlex.split(rows["train"])
-    assert words[1:] == ["caltune", "train", "sft", "exam.csv", "--model", "m", "--output-dir", "tuned"]
+    assert words[1:] == ["caltune", "train", "tempered", "exam.csv", "--model", "m", "--output-dir", "tuned"]
 
 
 def test_after_training_the_advice_is_about_the_trained_model():
@@ -87,14 +87,20 @@ def test_training_that_recalibration_may_equal(accuracy, words):
         (diagnosis(n=60), "nothing yet", "60 questions cannot tell; bring 100 or more"),
         (diagnosis(accuracy=0.26), "another prompt (--answers, --template), then plain", "hardly beats guessing"),
         (diagnosis(confidence=0.61, ece=around(0.05)), "it as it is; for more accuracy", "than chance explains"),
-        (diagnosis(confidence=0.4), "plain fine-tuning (sft)", "it is underconfident"),
-        (diagnosis(confidence=0.6, ece=around(0.1)), "plain fine-tuning (sft)", "it is uneven"),
+        (diagnosis(confidence=0.4), "tempered fine-tuning (tempered)", "it is underconfident"),
+        (diagnosis(confidence=0.6, ece=around(0.1)), "tempered fine-tuning (tempered)", "it is uneven"),
     ],
 )
 def test_the_choice_follows_the_numbers(found, take, because):
     _, rows = advice(found)
     assert take in rows["take"]
     assert because in rows["because"]
+
+
+def test_a_model_at_chance_is_not_sent_to_a_fit_that_must_fail():
+    """Tempered fine-tuning fits a scale to the untrained model, and where that only guesses there is none."""
+    assert shlex.split(advice(diagnosis(accuracy=0.26))[1]["train"])[1:4] == ["caltune", "train", "sft"]
+    assert shlex.split(advice(diagnosis())[1]["train"])[1:4] == ["caltune", "train", "tempered"]
 
 
 def test_states():
@@ -124,7 +130,7 @@ def test_the_command_has_the_flags_of_the_scores_and_survives_odd_names():
     )
     assert setting == Setting("my exam.csv", None, "$(m)", False, ("--answers", "letters"))
     _, rows = advice(diagnosis(), setting=setting)
-    words = ["train", "caltune", "train", "sft", "my exam.csv", "--model", "$(m)", "--answers", "letters"]
+    words = ["train", "caltune", "train", "tempered", "my exam.csv", "--model", "$(m)", "--answers", "letters"]
     assert shlex.split(rows["train"]) == [*words, "--output-dir", "tuned"]
     assert Setting.from_metadata({"data": "d", "model": "runs/sft", "training": []}).model == "MODEL"
     assert Setting.from_metadata({}) == Setting()

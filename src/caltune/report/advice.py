@@ -134,11 +134,13 @@ def _regime_rows(before: Diagnosis, after: Diagnosis | None) -> list[tuple[str, 
 
 def _choice_rows(setting: Setting, found: Diagnosis, trained: bool) -> list[tuple[str, str]]:
     lean = state(found)
-    accurate = "plain fine-tuning (sft), then temperature scaling"
+    accurate = "tempered fine-tuning (tempered), then temperature scaling if ECE asks for it"
     if found.n < ENOUGH:
         take, why = "nothing yet", f"{questions(found.n)} cannot tell; bring {ENOUGH} or more"
     elif found.accuracy.low <= found.chance:
-        take = "another prompt (--answers, --template), " + (f"then {accurate}" if not trained else "or more training")
+        # The scale that tempered begins from cannot be fitted to a model that knows nothing.
+        plain = "then plain fine-tuning (sft) and temperature scaling"
+        take = "another prompt (--answers, --template), " + ("or more training" if trained else plain)
         why = "it hardly beats guessing, and there is nothing to calibrate yet"
     elif lean == "calibrated":
         take = "it as it is" + ("" if trained else f"; for more accuracy {accurate}")
@@ -147,12 +149,12 @@ def _choice_rows(setting: Setting, found: Diagnosis, trained: bool) -> list[tupl
         take, why = "temperature scaling", f"it is {lean}, and one fitted number repairs most of that"
     else:
         take = f"{accurate}; without training, temperature scaling alone"
-        why = f"it is {lean}; in our benchmark no penalised method clearly beat sft with temperature"
+        why = f"it is {lean}; in our benchmark tempered had less NLL than sft with temperature, and was as often right"
     rows = [("take", take), ("because", why)]
     gain = found.reachable.gain
     if gain.low > 0:
         rows.append(("", f"it favours some positions: recalibration that undoes this gains {gain.value:.3f} accuracy"))
-    method = "cogcalib" if trained else "sft"
+    method = "cogcalib" if trained else "sft" if found.accuracy.low <= found.chance else "tempered"
     command = shlex.join(["caltune", "train", method, setting.source, "--model", setting.model, *setting.how])
     temperature = "caltune recalibrate temperature --fit calibration.parquet --apply test.parquet -o scaled.parquet"
     if trained:
@@ -166,7 +168,7 @@ def _choice_rows(setting: Setting, found: Diagnosis, trained: bool) -> list[tupl
         *rows,
         ("train", f"{command} --output-dir tuned"),
         ("then", temperature),
-        ("otherwise", "where no number may travel with the model, cogcalib for sft; it may cost accuracy"),
+        ("otherwise", "where no number may travel with the model, cogcalib for tempered; it may cost accuracy"),
     ]
 
 
