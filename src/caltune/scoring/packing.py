@@ -163,6 +163,24 @@ def attention_mask(batch: PackedBatch, dtype: torch.dtype) -> Tensor | None:
     return mask.masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]
 
 
+def layer_masks(model: Any, batch: PackedBatch) -> Tensor | dict[str, Tensor] | None:
+    """`attention_mask` as the model's layers take it: one with a sliding window sees no further back than that.
+
+    A dict by the kind of layer where there are both kinds. A model makes its windows itself only where it is given no
+    mask, and that of a window would differ from question to question here: it counts positions, not places in a row.
+    """
+    mask = attention_mask(batch, model.dtype)
+    config = model.config.get_text_config()
+    window = getattr(config, "sliding_window", None)
+    kinds = set(getattr(config, "layer_types", None) or ["sliding_attention"])
+    if mask is None or not window or "sliding_attention" not in kinds or int(batch.position_ids.max()) < window:
+        return mask
+    places = batch.position_ids
+    too_far = (places[:, None, :, None] - places[:, None, None, :]) >= window
+    narrow = mask.masked_fill(too_far, torch.finfo(mask.dtype).min)
+    return narrow if kinds == {"sliding_attention"} else {"full_attention": mask, "sliding_attention": narrow}
+
+
 @contextmanager
 def only_at(model: Any, positions: Tensor) -> Iterator[None]:
     """Inside, the output head sees only the hidden states at `positions`: logits come as (1, P, V).
@@ -187,7 +205,7 @@ def forward(model: Any, batch: PackedBatch, *, head_owner: Any = None) -> Tensor
     `head_owner` is the unwrapped model when `model` is wrapped by DDP or FSDP.
     """
     owner = model if head_owner is None else head_owner
-    mask = attention_mask(batch, owner.dtype)
+    mask = layer_masks(owner, batch)
     with only_at(owner, batch.positions):
         output = model(input_ids=batch.input_ids, attention_mask=mask, position_ids=batch.position_ids, use_cache=False)
     logits: Tensor = output.logits[0]
