@@ -9,7 +9,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +182,48 @@ def test_worked_example_runs_from_the_command_line(place: Path) -> None:
     assert keys(shown_comparison) == keys(comparison | {"metrics": {"nll": comparison["metrics"]["nll"]}})
 
 
+def test_recipe_from_the_harness_runs(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = place / "runs" / "my-model"
+    folder.mkdir(parents=True)
+    chosen = [
+        {"doc_id": i, "target": str(i % 3 // 2), "resps": [[["-1.5", "True"]], [["-2.5", "False"]]]} for i in range(60)
+    ]
+    texts = [["7"] * (5 + i % 6) + ["so 8"] * (5 - i % 6) for i in range(60)]
+    said = [{"resps": [one], "filtered_resps": ["7"], "exact_match": i % 4 // 3} for i, one in enumerate(texts)]
+    written = [{"doc_id": i, "filter": name, **row} for name in ("first", "maj@10") for i, row in enumerate(said)]
+    for path, rows_ in ((folder / "samples_arc_easy.jsonl", chosen), (place / "samples_gsm8k.jsonl", written)):
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows_), encoding="utf-8")
+    (place / "theirs.csv").write_text("score,is_right\n" + "0.8,1\n0.6,0\n" * 30, encoding="utf-8")
+    for words in commands(section(GUIDE, "From the harness")):
+        expanded = [
+            found for word in words for found in (map(str, sorted(Path().glob(word))) if "*" in word else [word])
+        ]
+        assert main(expanded) == 0, capsys.readouterr().err
+    assert (place / "harness.html").is_file()
+
+
+def test_recipe_into_transformers_runs(
+    place: Path, questions: list[Question], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tiny import tiny_model, tiny_tokenizer
+
+    from caltune.scoring import score
+
+    tiny_model().save_pretrained("runs/sft")
+    tiny_tokenizer().save_pretrained("runs/sft")
+    best = score(tiny_model(), tiny_tokenizer(), questions, answers="letters").logits.argmax(axis=1)
+    with (place / "exam.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "question", "option_a", "option_b", "option_c", "option_d", "answer", "subject"])
+        answers = [(int(one) + (i % 3 == 0)) % 4 for i, one in enumerate(best)]
+        writer.writerows(
+            [q.id, q.text, *q.options, "ABCD"[answer], q.group] for q, answer in zip(questions, answers, strict=True)
+        )
+    for words in commands(section(GUIDE, "Into transformers")):
+        assert main(words) == 0, capsys.readouterr().err
+    assert {"decision.json", "decision_template.jinja"} <= {path.name for path in Path("runs/sft").iterdir()}
+
+
 def test_theirs_is_read(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, (_, body) = blocks(FORMATS, "python")
     exec("import numpy as np\n" + body, {})
@@ -224,9 +266,8 @@ def test_papers_name_every_field_with_its_default() -> None:
         (heading,) = re.findall(rf"^## (.*`{name}`)$", PAPERS.read_text(encoding="utf-8"), re.MULTILINE)
         parents[heading] = (getattr(methods, f"{prefix}Config"), CalibrationConfig)
     for heading, (config, parent) in parents.items():
-        own = {f.name: f.default for f in fields(config)}
-        for name in {f.name for f in fields(parent)}:
-            del own[name]
+        inherited = {f.name: f.default for f in fields(parent)}
+        own = {f.name: f.default for f in fields(config) if f.default != inherited.get(f.name, MISSING)}
         shown = {cells[0].strip("`"): ast.literal_eval(cells[1].strip("`")) for cells in rows(section(PAPERS, heading))}
         assert shown == own, heading
 
