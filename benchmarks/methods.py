@@ -4,10 +4,10 @@
 
 Each run is one fine-tuning of SmolLM2-135M-Instruct with LoRA on 600 questions, scored on 2,000 test questions. First
 the strength of each method is chosen: the least NLL on 1,143 calibration questions among a grid, trained on 600
-questions drawn with another seed. Then 3 seeds of every method with its chosen strength; a seed picks the training
-questions, their order and the adapter's start. The test questions are the same throughout, and nothing is fitted or
-chosen on them. Temperatures are fitted on the other 500 calibration questions, detectors and held-out bins on 200 of
-those.
+questions drawn with another seed ("sft" and "tempered" have none). Then 3 seeds of every method with its chosen
+strength; a seed picks the training questions, their order and the adapter's start. The test questions are the same
+throughout, and nothing is fitted or chosen on them. Temperatures are fitted on the other 500 calibration questions,
+detectors and held-out bins on 200 of those.
 
 A first version of this benchmark, with 300 training questions, was scored on `SEEN` test questions, so that whoever
 chose the grids below knew how an earlier grid did on them. The 668 test questions it never met are all among the 2,000
@@ -32,6 +32,7 @@ from common import pick
 from caltune.data import load_questions
 from caltune.formats import read_scores
 from caltune.metrics import nll
+from caltune.metrics.planning import questions_needed
 from caltune.recalibrate import fit_temperature
 from caltune.report.diagram import save_diagram
 from caltune.types import OptionLogits, Question
@@ -105,6 +106,8 @@ METHODS: dict[str, tuple[str, dict[str, Any], list[dict[str, Any]]]] = {
         [{"smoothing": 0.05}, {"smoothing": 0.1}],
     ),
 }
+# Pairs of which it is told how many questions would show a difference between two such models.
+COMPARED = [("zero-shot", "tempered"), ("sft", "tempered"), ("tempered", "tempered-cogcalib")]
 SCALED = ("sft", "tempered")  # also shown with a temperature, fitted on calibration questions
 
 
@@ -121,10 +124,17 @@ def main() -> None:
     common.print_table(result)
     fresh = [row for row, name in enumerate(rows["zero-shot"][0].ids) if name not in seen]
     on_fresh = common.table({row: [scores.take(fresh) for scores in files] for row, files in rows.items()})
-    document = {"settings": settings, "strengths": strengths, "rows": result, "rows_on_fresh_questions": on_fresh}
+    document = {
+        "settings": settings,
+        "strengths": strengths,
+        "rows": result,
+        "rows_on_fresh_questions": on_fresh,
+        "questions_needed": {f"{a}, {b}": needed(rows[a], rows[b]) for a, b in COMPARED},
+    }
+    print(json.dumps(document["questions_needed"], indent=1))
     target = common.publish("methods", folder, quick=arguments.quick, document=document)
     # Reliability before and after with the first seed, one panel a row of the table.
-    shown = ("zero-shot", "sft", "cogcalib-label-smoothing", "sft + temperature")
+    shown = ("zero-shot", "sft", "sft + temperature", "tempered")
     save_diagram(target.with_name("reliability.png"), {row: rows[row][0].decide() for row in shown})
 
 
@@ -251,6 +261,28 @@ def collect(settings: dict[str, Any], folder: Path) -> dict[str, list[OptionLogi
                 fit_temperature(read(f"{method}-{seed}-fit"))(read(f"{method}-{seed}")) for seed in settings["seeds"]
             ]
     return rows
+
+
+def needed(some: list[OptionLogits], others: list[OptionLogits]) -> dict[str, Any]:
+    """Shared questions that show a difference with a probability of 0.8, by the mean variance over the seeds."""
+    some = some * len(others) if len(some) == 1 else some
+    pairs = [(per_question(a), per_question(b)) for a, b in zip(some, others, strict=True)]
+    found = {}
+    for name in ("accuracy", "brier", "nll"):
+        variance = float(np.mean([np.var(b[name] - a[name], ddof=1) for a, b in pairs]))
+        found[name] = {"variance": variance, **{str(d): questions_needed(d, variance) for d in (0.01, 0.02, 0.05)}}
+    return found
+
+
+def per_question(scores: OptionLogits) -> dict[str, Any]:
+    """What accuracy, Brier score and NLL are means of."""
+    p, rows = scores.probabilities(), np.arange(len(scores))
+    of_answer = p[rows, scores.labels]
+    return {
+        "accuracy": scores.decide().correct,
+        "brier": 1 - 2 * of_answer + (p**2).sum(axis=1),
+        "nll": -scores.log_probabilities()[rows, scores.labels],
+    }
 
 
 if __name__ == "__main__":
