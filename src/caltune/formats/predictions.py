@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from caltune.errors import InputError
-from caltune.formats.scores import read_scores
+from caltune.formats.scores import _strings, _to_arrow, read_scores
 from caltune.formats.table import read_table, require_column, write_table
 from caltune.types import OptionLogits, Predictions
 
@@ -44,10 +44,10 @@ def write_answers(path: str | Path, answers: Predictions, metadata: dict[str, An
     if not len(answers):
         raise InputError(f"{path}: an answers file needs at least one answer, got none")
     columns = {
-        "id": pa.array(answers.ids, pa.string()),
-        "confidence": pa.array(answers.confidence.tolist(), pa.float64()),
-        "correct": pa.array(answers.correct.tolist(), pa.float64()),
-        "group": pa.array(answers.groups, pa.string()),
+        "id": _strings(answers.ids),
+        "confidence": _to_arrow(answers.confidence, pa.float64()),
+        "correct": _to_arrow(answers.correct, pa.float64()),
+        "group": _strings(answers.groups),
     }
     write_table(path, "answers file", pa.table(columns), metadata)
 
