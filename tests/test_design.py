@@ -25,7 +25,7 @@ SLOW_LIBRARIES = {*MODEL_LIBRARIES, "sklearn", "datasets", "matplotlib", "pandas
 # Everything a verb without a model may load.
 LIGHT = (
     *("cli", "verbs", "verbs_abstain", "verbs_recalibrate", "recalibration", "errors", "output", "prompts", "types"),
-    *("verbs_serve", "binomial", "abstain"),
+    *("verbs_serve", "verbs_answers", "verbs_import", "verbs_export", "binomial", "abstain"),
     *("data", "formats", "metrics", "recalibrate", "regime", "report"),
 )
 # Folder or file -> what of caltune it may import; each may import itself.
