@@ -93,9 +93,6 @@ def score(arguments: argparse.Namespace) -> None:
     elsewhere = verbs_serve.asks_server(arguments)
     questions = _load(arguments)
     quiet()
-    if elsewhere:
-        verbs_serve.score_endpoint(arguments, questions)
-        return
     from caltune.data.shots import load_shots
     from caltune.scoring.cost import ScoringCost
     from caltune.scoring.record import require_device, score_to_file
@@ -103,6 +100,9 @@ def score(arguments: argparse.Namespace) -> None:
     fields, cost, seed = field_mapping(arguments.field), ScoringCost(), arguments.seed
     drawn = arguments.source, arguments.shots_split, questions, arguments.shots, seed
     shots = load_shots(*drawn, fields=fields, skip_bad=arguments.skip_bad)
+    if elsewhere:
+        verbs_serve.score_endpoint(arguments, questions, shots)
+        return
     require_device(arguments.device)
     score_to_file(
         arguments.output,

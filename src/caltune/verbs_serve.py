@@ -26,7 +26,11 @@ def serve(arguments: argparse.Namespace) -> None:
     missing = [name for name in ("fastapi", "prometheus_client", "uvicorn") if find_spec(name) is None]
     if missing:
         raise InputError(f"serve needs {', '.join(missing)}: pip install 'caltune[serve]'")
-    place = _bind(arguments.host, arguments.port)
+    with _bind(arguments.host, arguments.port) as place:
+        _serve(arguments, place)
+
+
+def _serve(arguments: argparse.Namespace, place: socket.socket) -> None:
     quiet()
     import uvicorn
 
@@ -51,6 +55,7 @@ def serve(arguments: argparse.Namespace) -> None:
         server_header=False,
         timeout_graceful_shutdown=int(limits.seconds) + 1,
     )
+    place.listen(128)  # from here on nobody is turned away
     host, port = place.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     print(f"{one_line(answerer.name)} {answerer.version} at http://{shown}:{port}/v1/answers", flush=True)
@@ -62,13 +67,20 @@ def serve(arguments: argparse.Namespace) -> None:
 
 def _bind(host: str, port: int) -> socket.socket:
     """A socket with that address, before the model is loaded."""
+    if not 0 <= port <= 65535:  # others would be wrapped around
+        raise InputError(f"--port must be from 0 to 65535, got {port}")
+    wrong = f"--host and --port must be an address to listen at, got {host}:{port}"
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        place = socket.socket(family, kind)
-        place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    except (OSError, UnicodeError) as error:
+        raise InputError(f"{wrong}: {error}") from error
+    place = socket.socket(family, kind)
+    place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
         place.bind(address)
-    except (OSError, OverflowError, UnicodeError) as error:
-        raise InputError(f"--host and --port must be an address to listen at, got {host}:{port}: {error}") from error
+    except OSError as error:
+        place.close()
+        raise InputError(f"{wrong}: {error}") from error
     return place
 
 
@@ -82,8 +94,8 @@ def asks_server(arguments: argparse.Namespace) -> bool:
     return not here
 
 
-def score_endpoint(arguments: argparse.Namespace, questions: Sequence[Question]) -> None:
-    """What a server's model believes about each question, to a file; and how exact it is."""
+def score_endpoint(arguments: argparse.Namespace, questions: Sequence[Question], shots: Sequence[Question]) -> None:
+    """What a server's model believes about each question behind the shots, to a file; and how exact it is."""
     require_place(arguments.cache)
     from caltune.scoring.endpoint import bounded_line, endpoint_to_file
     from caltune.scoring.endpoint_client import Client
@@ -96,9 +108,10 @@ def score_endpoint(arguments: argparse.Namespace, questions: Sequence[Question])
         arguments.output,
         client,
         questions,
-        Asking(arguments.model, arguments.answers, template, arguments.reduction, top),
+        Asking(arguments.model, arguments.answers, template, arguments.reduction, top, tuple(shots)),
         data=arguments.source,
         split=arguments.split,
+        seed=arguments.seed if shots else None,
         cache=arguments.cache,
         parallel=4 if arguments.parallel is None else arguments.parallel,
         progress=True,

@@ -103,11 +103,12 @@ def test_texts_by_echo_are_the_numbers_of_score(reduction):
     np.testing.assert_allclose(scores.logits, direct.logits, atol=1e-5)
 
 
-def test_texts_in_a_chat_by_prompt_logprobs_are_the_numbers_of_score():
+def test_texts_in_a_chat_by_prompt_logprobs_are_the_numbers_of_score_behind_exemplars_too():
     model, tokenizer = tiny_model(), tiny_tokenizer()
-    questions = tiny_questions(5)
-    stub, scores, _ = ask(Echoing(model, tokenizer), questions, Asking("m", "continuations", "chat"))
-    direct = score(model, tokenizer, questions, template="chat")
+    shown, *questions = tiny_questions(6)
+    asking = Asking("m", "continuations", "chat", exemplars=(shown,))
+    stub, scores, _ = ask(Echoing(model, tokenizer), questions, asking)
+    direct = score(model, tokenizer, questions, template="chat", exemplars=[shown])
     np.testing.assert_allclose(scores.logits, direct.logits, atol=1e-5)
     assert len(stub.asked) == sum(1 + len(question.options) for question in questions)
 

@@ -19,12 +19,13 @@ from starlette.testclient import TestClient
 from tiny import tiny_model, tiny_questions, tiny_tokenizer
 
 from caltune.abstain import Policy
+from caltune.errors import InputError
 from caltune.recalibrate import Temperature
 from caltune.scoring import score
-from caltune.serving.answering import Answerer, fingerprint
+from caltune.serving.answering import Answer, Answerer, fingerprint
 from caltune.serving.app import create_app
 from caltune.serving.limits import Guard
-from caltune.serving.schema import Limits
+from caltune.serving.schema import AnswersRequest, Limits
 from caltune.types import Question
 
 
@@ -76,9 +77,6 @@ def test_one_batch_holds_questions_behind_different_exemplars(answerer):
         {**body(questions[5]), "options": ["x", "x"]},
         {**body(questions[5]), "question": "why " * 300},
     ]
-    from caltune.errors import InputError
-    from caltune.serving.schema import AnswersRequest
-
     limits = Limits()
     good = [AnswersRequest(**one).asked(limits) for one in (asked[0], asked[1], asked[3])]
     with pytest.raises(InputError, match="must differ"):
@@ -137,6 +135,11 @@ GOOD = {"question": "Capital of Peru?", "options": ["Lima", "Rome"]}
         ({"question": "q"}, 422, "options: Field required"),
         ({**GOOD, "few": [{**GOOD, "answer": 0}]}, 422, "must not be its own exemplar, got exemplar 'few[0]'"),
         ({**GOOD, "few": [{**GOOD, "question": "q", "answer": 2}]}, 422, "few[0]: the answer must be an option index"),
+        (
+            {**GOOD, "few": [{**GOOD, "question": "q", "answer": "1"}]},
+            422,
+            "few.0.answer: Input should be a valid integer",
+        ),
         ({**GOOD, "context": "x" * 600}, 422, "the texts have 624 characters, at most 600 are allowed"),
         ({**GOOD, "context": "why " * 140}, 422, "the model's context holds 256"),
         ({**GOOD, "context": "x" * 5000}, 413, "the body must have at most 4000 bytes"),
@@ -190,8 +193,6 @@ class Stuck:
         assert self.go.wait(10)
         if any("fail" in one.question.text for one in asked):
             raise RuntimeError("/secret/path")
-        from caltune.serving.answering import Answer
-
         return [Answer((0.25, 0.75), 1, None)] * len(asked)
 
 
@@ -295,7 +296,5 @@ def test_the_version_tells_weights_tokenizer_and_settings_apart():
 
 
 def test_limits_must_be_above_zero():
-    from caltune.errors import InputError
-
     with pytest.raises(InputError, match="seconds must be above 0, got 0"):
         Limits(seconds=0)

@@ -79,6 +79,7 @@ def endpoint_to_file(
     *,
     data: str,
     split: str | None,
+    seed: int | None = None,
     **how: Any,
 ) -> tuple[ScoreFile, list[Found]]:
     """`score_endpoint`, written to `path` with its metadata: of the address the host only."""
@@ -91,9 +92,10 @@ def endpoint_to_file(
         "answers": asking.answers,
         "reduction": asking.reduction,
         "template": asking.template,
+        **({"exemplars": [shown.id for shown in asking.exemplars]} if asking.exemplars else {}),
         "prompt_example": prompt_of(questions[0], asking).text,
         "versions": {"caltune": __version__},
-        "seed": None,
+        "seed": seed,
         "examples": surely_wrong(scores, questions),
     }
     write_scores(path, scores, metadata)

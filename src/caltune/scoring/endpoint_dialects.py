@@ -27,13 +27,17 @@ Tokens = list[tuple[Hashable, float | None]]
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """How a server is asked: by which name of the model, answers, template, reduction, and the `top` tokens listed."""
+    """How a server is asked: by which name of the model, answers, template, reduction, and the `top` tokens listed.
+
+    Every question stands behind the answered `exemplars`.
+    """
 
     model: str
     answers: str
     template: str
     reduction: str = "sum"
     top: int = 20
+    exemplars: tuple[Question, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,8 @@ class _Messages:
 def prompt_of(question: Question, asking: Asking) -> Prompt:
     """The prompt as it is sent: the text, or for a chat the messages as JSON."""
     tokenizer = _Messages() if asking.template == "chat" else None
-    return render(question, tokenizer, answers=asking.answers, template=asking.template)  # type: ignore[arg-type]
+    how = {"answers": asking.answers, "template": asking.template, "exemplars": asking.exemplars}
+    return render(question, tokenizer, **how)  # type: ignore[arg-type]
 
 
 def ask(client: Client, question: Question, asking: Asking) -> Found:

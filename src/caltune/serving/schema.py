@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from caltune.errors import InputError
 from caltune.serving.answering import ASKED, Answer, Answerer, Asked
@@ -31,13 +31,20 @@ class Limits:
                 raise InputError(f"{name} must be above 0, got {getattr(self, name)}")
 
 
+def _whole(value: Any) -> Any:
+    """2.0 is a whole number in JSON."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 class Exemplar(BaseModel):
     """An answered question to stand before the one that is asked."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
     question: Text
     options: Options
-    answer: Annotated[int, Field(ge=0, lt=MAX_OPTIONS, description="index of the right option")]
+    answer: Annotated[
+        int, Field(ge=0, lt=MAX_OPTIONS, description="index of the right option"), BeforeValidator(_whole)
+    ]
 
 
 class AnswersRequest(BaseModel):
