@@ -212,32 +212,3 @@ def test_brier_split_of_certainties():
     assert (wrong.brier, wrong.calibration, wrong.refinement, wrong.within) == (2, 2, 0, 0)
     right = brier_split(OptionLogits(("a",), [[0.0, -np.inf]], [0]))
     assert (right.brier, right.calibration, right.uncertainty) == (0, 0, 0)
-
-
-def test_against_sklearn_curve():
-    calibration = pytest.importorskip("sklearn.calibration")
-    some = drawn(200, seed=6)
-    right, mean = calibration.calibration_curve(some.correct, some.confidence, n_bins=7)
-    found = reliability_bins(some, 7)  # sklearn's bins are left-closed: the same away from edges
-    filled = found.count > 0
-    np.testing.assert_allclose(found.accuracy[filled], right)
-    np.testing.assert_allclose(found.confidence[filled], mean)
-
-
-def test_against_torchmetrics():
-    functional = pytest.importorskip("torchmetrics.functional.classification")
-    torch = pytest.importorskip("torch")
-    # It measures p of class 1 of two, and puts confidence 1 in a bin of its own: keep away from it.
-    some = drawn(200, seed=7)
-    given = torch.tensor(np.minimum(some.confidence, 0.99)), torch.tensor(some.correct, dtype=torch.long)
-    ours = predictions(given[0].numpy(), some.correct)
-    for norm, metric in (("l1", ece), ("max", mce)):
-        theirs = functional.binary_calibration_error(*given, n_bins=15, norm=norm)
-        assert metric(ours) == pytest.approx(float(theirs), abs=1e-6)
-
-
-def test_against_netcal():
-    metrics = pytest.importorskip("netcal.metrics")
-    some = drawn(200, seed=8)
-    assert mce(some) == pytest.approx(metrics.MCE(15).measure(some.confidence, some.correct))
-    assert ece(some) == pytest.approx(metrics.ECE(15).measure(some.confidence, some.correct))

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from functools import partial
 from xml.etree import ElementTree
 
 import numpy as np
@@ -11,7 +12,8 @@ from caltune.abstain import fit_expected_loss, fit_threshold
 from caltune.errors import InputError
 from caltune.formats.policy import source_of
 from caltune.formats.scores import ScoreFile
-from caltune.metrics import Stratum, compare, rank
+from caltune.metrics import Stratum, compare, rank, summarise
+from caltune.report import change, page
 from caltune.report.abstention import chosen_points
 from caltune.report.change import Change, describe_change, draw_change, find_changes
 from caltune.report.curves import compute_coverage, draw_coverage
@@ -34,12 +36,23 @@ def sharpened(scores, factor):
     return OptionLogits(scores.ids, factor * scores.logits, scores.labels, scores.groups)
 
 
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch):
+    """The panels do not hang on how finely the bootstrap resamples."""
+    for module, name, function in (
+        (page, "summarise", summarise),
+        (page, "compare", compare),
+        (change, "compare", compare),
+    ):
+        monkeypatch.setattr(module, name, partial(function, draws=40))
+
+
 def plain(text):
     return text.replace("\u00a0", " ")
 
 
-def section(page, heading):
-    return next((part for part in page.split("<section>") if f"<h2>{heading}</h2>" in part), "")
+def section(written, heading):
+    return next((part for part in written.split("<section>") if f"<h2>{heading}</h2>" in part), "")
 
 
 # Groups and options
@@ -235,15 +248,14 @@ def test_a_policy_that_answers_nothing_has_no_point():
     (found,) = chosen_points(policy, ["m"], [mine]).values()
     assert found.point is None
     assert plain(found.text).startswith("m: it answers 0 of 400 questions (0.0 %).")
-    page = render_report([Entry("m", mine)], policy=policy)
-    assert "not possible with these data" in page
-    assert 'class="chosen"' not in page
+    written = render_report([Entry("m", mine)], policy=policy)
+    assert "not possible with these data" in written
+    assert 'class="chosen"' not in written
 
 
 def test_the_threshold_is_drawn_where_it_cuts():
     policy, mine, _ = policy_and_files()
-    page = plain(render_report([Entry("m", mine)], policy=policy))
-    part = section(page, "If it may decline to answer")
+    part = section(plain(render_report([Entry("m", mine)], policy=policy)), "If it may decline to answer")
     assert f"The policy: threshold {policy.threshold:.4f}: the error among the answered is below 30.0 %" in part
     assert "The ring is where the threshold cuts." in part
     assert "wanted: 70.0 %" in part
