@@ -11,7 +11,10 @@ import numpy as np
 METRICS = ("accuracy", "nll", "brier", "confidence_brier", "ece", "auroc")
 HIGHER = ("accuracy", "auroc")
 BASELINES = ("temperature", "constant")
-DRAWN = ("constant", "platt", "beta", "isotonic", "histogram", "vector", "umnn", "balcal", "lore", "umnn, features")
+DRAWN = (
+    *("constant", "platt", "beta", "isotonic", "histogram", "vector", "umnn", "balcal", "selective", "pool"),
+    *("lore", "umnn, features", "balcal, features"),
+)
 ROWS = 3  # of the picture
 
 
@@ -111,9 +114,11 @@ def draw(document: dict[str, Any], path: Path) -> None:
             points = [(n, row["confidence_brier"]["mean"]) for n, row in rows.items() if row]
             if points:
                 style = "-o" if i < 10 else "--s"
-                axis.plot(*zip(*points, strict=True), style, color=f"C{i}", markersize=3, linewidth=1, label=method)
+                axis.plot(
+                    *zip(*points, strict=True), style, color=f"C{i % 10}", markersize=3, linewidth=1, label=method
+                )
         axis.axhline(0, color="black", linewidth=0.8)
-        axis.set(xscale="log", title=name, xlabel="calibration questions", ylim=(-0.02, 0.05))
+        axis.set(xscale="log", title=name, xlabel="calibration questions", ylim=(-0.02, 0.06))
         axis.set_xticks(sorted(map(int, sizes)), [f"{int(n):,}" for n in sorted(map(int, sizes))])
         axis.minorticks_off()
     axes[0].set_ylabel("mean (c − a)² less temperature scaling's\n(below 0 is better)")
