@@ -172,7 +172,7 @@ def test_worked_example_runs_from_the_command_line(place: Path) -> None:
     # What docs/formats.md says of these files.
     in_tables = {cells[0].strip("`") for cells in rows(section(FORMATS, "The scores file"))}
     written = read_scores("sft-temperature.parquet").metadata | read_scores("sft.parquet").metadata
-    assert in_tables - {"id", "logits", "label", "group", "features"} == set(written)
+    assert in_tables - {"id", "logits", "label", "group", "features", "exemplars"} == set(written)  # no --shots here
     examples = [json.loads(body) for _, body in blocks(FORMATS, "json")[1:]]
     shown_metrics, shown_comparison = examples
     metrics = json.loads(Path("metrics.json").read_text(encoding="utf-8"))
