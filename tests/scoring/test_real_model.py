@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from tiny import one_pass_per_option
 
 from caltune.data import load_questions
 from caltune.models import load_model
-from caltune.scoring import encode_questions, score
+from caltune.scoring import encode_questions, score, shared
 from caltune.scoring.engine import score_encoded
 from caltune.types import Question
 
@@ -38,6 +40,32 @@ def test_packed_equals_one_pass_per_option(loaded: Any, facts: list[Question], t
     with torch.no_grad():
         expected = one_pass_per_option(model, encoded).numpy()
     np.testing.assert_allclose(score_encoded(model, encoded, tokenizer.pad_token_id), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("answers", "template", "shots"),
+    [("continuations", "plain", 2), ("continuations", "chat", 0), ("letters", "plain", 2)],
+)
+def test_a_shared_beginning_changes_nothing(
+    loaded: Any, facts: list[Question], monkeypatch: pytest.MonkeyPatch, answers: Any, template: Any, shots: int
+) -> None:
+    model, tokenizer = loaded[0], copy.deepcopy(loaded[1])
+    system = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+    assert system in tokenizer.chat_template
+    tokenizer.chat_template = tokenizer.chat_template.replace(system, "")  # an empty system prompt
+    words = list(dict.fromkeys(option for fact in facts for option in fact.options))
+    asked = [replace(facts[i], options=tuple(words[:count]), answer=0) for i, count in ((3, 2), (40, 26), (60, 5))]
+    asked.append(replace(facts[80], options=(words[0], f"{words[0]} and {words[1]}", words[0][:-1]), answer=0))
+    encoded = encode_questions(asked, tokenizer, answers=answers, template=template, exemplars=facts[:shots])
+    monkeypatch.setattr(shared, "PASS_TOKENS", 1)
+    assert [members for _, members in shared.group_by_beginning(encoded, 1)] == [[0, 1, 2, 3]]
+    with torch.no_grad():
+        expected = one_pass_per_option(model, encoded).numpy()
+    for batch_tokens in (16, 512):  # a question a batch, and all at once
+        found = score_encoded(model, encoded, tokenizer.pad_token_id, batch_tokens=batch_tokens)
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+    alone = score_encoded(model, encoded[1:2], tokenizer.pad_token_id)
+    np.testing.assert_allclose(alone[0], expected[1], atol=1e-4)
 
 
 def test_letters_are_single_tokens(loaded: Any, facts: list[Question]) -> None:
