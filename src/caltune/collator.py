@@ -26,9 +26,9 @@ ROW_TOKENS = 512  # questions share rows of this length, so that mixed lengths l
 class AnswerOutputs:
     """One batch after the forward pass: what losses are made of.
 
-    `rows` (B,) index the training questions; `option_logits` (B, K), divided by the model's option temperature;
-    `labels` (B,); `answer_nll` (B,), the answer's −log π(answer | prompt) summed over its tokens; `logits` (P, V) and
-    `batch` for terms over the vocabulary.
+    `rows` (B,) index the training questions; `option_logits` (B, K), divided by `temperature`, the model's own;
+    `labels` (B,); `answer_nll` (B,), the answer's −log π(answer | prompt) summed over its tokens; `logits` (P, V), not
+    divided, and `batch` for terms over the vocabulary.
     """
 
     rows: Tensor
@@ -37,6 +37,7 @@ class AnswerOutputs:
     answer_nll: Tensor
     logits: Tensor
     batch: PackedBatch
+    temperature: float = 1.0
 
     def answer_token_logits(self) -> tuple[Tensor, Tensor, Tensor]:
         """Vocabulary logits (A, V), token ids (A,) and batch row (A,) of the right answers' tokens."""
@@ -65,6 +66,7 @@ def answer_outputs(
         answer_nll=-sums.gather(-1, labels[:, None])[:, 0],
         logits=logits,
         batch=batch,
+        temperature=temperature,
     )
 
 

@@ -79,8 +79,10 @@ def test_without_alpha_it_is_plain_fine_tuning(tmp_path: Path, answer_loss: str)
     assert_plain("Mixup", tmp_path, answers="letters", mixup_alpha=0.0, answer_loss=answer_loss)
 
 
-def test_special_shares_and_partners(tmp_path: Path) -> None:
+@pytest.mark.parametrize("temperature", [1.0, 0.25])
+def test_special_shares_and_partners(tmp_path: Path, temperature: float) -> None:
     trainer = build("Mixup", tmp_path, answers="letters")
+    trainer.model.config.option_temperature = temperature
     with torch.no_grad():
         outputs = outputs_of(trainer, QUESTIONS)
     plain, nobody = trainer.answer_losses(outputs), torch.arange(10)

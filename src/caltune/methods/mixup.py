@@ -6,7 +6,8 @@ Zhang et al. 2018, *mixup* (arXiv 1710.09412), on the last hidden state as in Ve
     h = λ·h_i + (1 − λ)·h_j,   λ ~ Beta(α, α),   L = λ·CE(W h, y_i) + (1 − λ)·CE(W h, y_j)
 
 h_i is the hidden state before the output head W where question i's letter is predicted. W is linear, so that W h is the
-same mixture of the two questions' vocabulary logits, and no second pass is needed.
+same mixture of the two questions' vocabulary logits, and no second pass is needed. With an option temperature T the
+letters' logits are W h / T.
 """
 
 from __future__ import annotations
@@ -79,7 +80,8 @@ def mixed_losses(outputs: AnswerOutputs, share: Tensor, partner: Tensor, answer_
     def towards(rows: Tensor) -> Tensor:
         if answer_loss == "tokens":
             return cross_entropy_loss(mixture, tokens[rows].gather(-1, outputs.labels[rows, None])[:, 0])
-        letters = mixture.gather(-1, tokens[rows]).masked_fill(batch.option_lengths[rows] == 0, -torch.inf)
+        letters = mixture.gather(-1, tokens[rows]) / outputs.temperature
+        letters = letters.masked_fill(batch.option_lengths[rows] == 0, -torch.inf)
         return cross_entropy_loss(letters, outputs.labels[rows])
 
     return share * towards(torch.arange(len(partner), device=partner.device)) + (1 - share) * towards(partner)
