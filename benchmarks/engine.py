@@ -87,7 +87,7 @@ def main() -> None:
     chosen = random.Random(0).sample(questions, min(arguments.questions, len(questions)))
     results: dict[str, Any] = {}
     for template in arguments.templates:
-        asking = Asking("smollm2", "letters", template)
+        asking = Asking("smollm2", "letters", template, top=1000)  # this model gives letters little
         with llama_server(arguments.threads) as url:
             engine, found = score_endpoint(Client(url, seconds=600), chosen, asking, parallel=1, progress=True)
         model, tokenizer = load_model("smollm2", device="cpu")
