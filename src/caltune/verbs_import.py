@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from caltune.formats.predictions import Imported
 
-FORMATS = ("lm-eval", "table", "uqlm", "lm-polygraph")
+FORMATS = ("lm-eval", "table", "uqlm")
 
 
 def import_(arguments: argparse.Namespace) -> None:
@@ -47,7 +47,6 @@ def import_(arguments: argparse.Namespace) -> None:
 def _read(arguments: argparse.Namespace) -> Imported:
     from caltune.formats.foreign_table import FIELDS, read_foreign_table
     from caltune.formats.lm_eval import read_lm_eval
-    from caltune.formats.lm_polygraph import read_lm_polygraph
     from caltune.formats.uqlm import read_uqlm
 
     fields = field_mapping(arguments.field)
@@ -59,5 +58,5 @@ def _read(arguments: argparse.Namespace) -> Imported:
     for name in ("filter", "extract"):
         if getattr(arguments, name) is not None:
             raise InputError(f"--{name} is for lm-eval only, got {getattr(arguments, name)!r}")
-    readers = {"table": read_foreign_table, "uqlm": read_uqlm, "lm-polygraph": read_lm_polygraph}
-    return readers[arguments.format](arguments.files, fields)
+    read = read_uqlm if arguments.format == "uqlm" else read_foreign_table
+    return read(arguments.files, fields)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from collections import OrderedDict, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -337,59 +336,6 @@ def test_results_of_uqlm_that_will_not_do_are_refused(refused, tmp_path, data, w
     path = tmp_path / "result.json"
     path.write_text(json.dumps({"data": data}))
     assert complaint in refused("import", "uqlm", path, *words, "-o", tmp_path / "out.parquet")
-
-
-# LM-Polygraph
-
-
-def manager(path: Path, **changes: Any) -> Path:
-    """What `UEManager.save` of LM-Polygraph 0.7.0 writes."""
-    import torch
-
-    document = {
-        "state": "eval",
-        "metrics": {("sequence", "Perplexity", "Accuracy", "prr"): np.float64(0.5)},
-        "gen_metrics": defaultdict(list, {("sequence", "Accuracy"): [1, 0, 1]}),
-        "estimations": defaultdict(
-            list,
-            {
-                ("sequence", "MaximumSequenceProbability"): [-np.log(0.5), np.nan, 0.0],
-                ("sequence", "SemanticEntropy"): [1.0, 2.0, 3.0],
-                ("sequence", "Verbalized1S"): [0.25, 0.5, 0.0],
-                ("token", "MaximumTokenProbability"): [0.1, 0.2, 0.3, 0.4],
-            },
-        ),
-        "stats": defaultdict(list, {"greedy_texts": ["a", "b"], "greedy_logits": [np.zeros((2, 3), np.float32)]}),
-    }
-    torch.save(document | changes, path)
-    return path
-
-
-def test_results_of_lm_polygraph_become_answers(imported, tmp_path):
-    path = manager(tmp_path / "run.man")
-    result, out = imported("lm-polygraph", path, "--field", "confidence=MaximumSequenceProbability")
-    found = read_answers(out).answers
-    assert found.ids == ("0", "2")
-    np.testing.assert_allclose(found.confidence, [0.5, 1.0])  # exp(ln ½) and exp(0)
-    assert found.correct.tolist() == [1.0, 1.0]
-    assert result.err == "caltune: 1 answers left out: MaximumSequenceProbability or Accuracy is undefined there\n"
-    _, out = imported("lm-polygraph", path, "--field", "confidence=Verbalized1S")
-    assert read_answers(out).answers.confidence.tolist() == [0.75, 0.5, 1.0]
-
-
-def test_what_is_no_probability_or_no_plain_value_is_refused(refused, tmp_path):
-    path, out = manager(tmp_path / "run.man"), tmp_path / "out.parquet"
-    assert "one of MaximumSequenceProbability, Verbalized1S" in refused("import", "lm-polygraph", path, "-o", out)
-    words = ("--field", "confidence=SemanticEntropy")
-    assert "got SemanticEntropy" in refused("import", "lm-polygraph", path, *words, "-o", out)
-    words = ("--field", "confidence=Verbalized1S")
-    rouge = manager(tmp_path / "rouge.man", gen_metrics={("sequence", "Rouge"): [0.5, 1.0, 0.0]})
-    assert "Rouge must be 0 or 1" in refused("import", "lm-polygraph", rouge, *words, "-o", out)
-    other = manager(tmp_path / "other.man", stats={"path": Path("x")})
-    assert "that holds plain values" in refused("import", "lm-polygraph", other, *words, "-o", out)
-    (tmp_path / "no.man").write_text("{}")
-    assert "must be a manager file" in refused("import", "lm-polygraph", tmp_path / "no.man", "-o", out)
-    assert OrderedDict() == {}  # what the reader makes of a defaultdict
 
 
 # Answers files, and what they are good for
