@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import cached_file
 
 from caltune.errors import InputError
 
@@ -100,22 +101,30 @@ def option_temperature(model: Any) -> float:
 
 
 def save_option_temperature(folder: str | os.PathLike[str], model: Any) -> None:
-    """Keep T beside an adapter, whose folder has no config of the model; a whole model's config has it already."""
+    """Keep T beside an adapter, whose folder has no config of the model; a whole model's config has it already.
+
+    A T of 1 is kept as well, where a model has one at all: the base that the adapter is put on may have another.
+    """
     path = Path(folder) / TEMPERATURE_FILE
-    temperature = option_temperature(model)
-    if temperature != 1 and _is_adapter(os.fspath(folder)):
-        path.write_text(json.dumps({"option_temperature": temperature}), encoding="utf-8")
+    if hasattr(model.config, "option_temperature") and _is_adapter(os.fspath(folder)):
+        path.write_text(json.dumps({"option_temperature": option_temperature(model)}), encoding="utf-8")
+    else:  # of an earlier run
+        path.unlink(missing_ok=True)
 
 
 def _set_option_temperature(folder: str, model: Any) -> None:
     """What `save_option_temperature` has kept, and of a whole model a check of what its config says."""
     path = Path(folder) / TEMPERATURE_FILE
+    if getattr(model, "_hf_peft_config_loaded", False):  # an adapter from the hub, put on its base by transformers
+        path = Path(cached_file(folder, TEMPERATURE_FILE, _raise_exceptions_for_missing_entries=False) or path)
+    kept = path.is_file()
     try:
-        if path.is_file():
+        if kept:
             model.config.option_temperature = json.loads(path.read_text(encoding="utf-8"))["option_temperature"]
         right = 0 < option_temperature(model) < math.inf
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: must be JSON with a number as option_temperature, got {error!r}") from error
+        where = path if kept else Path(folder) / "config.json"
+        raise InputError(f"{where}: must be JSON with a number as option_temperature, got {error!r}") from error
     if not right:
         raise InputError(f"{folder}: option_temperature must be above 0 and finite, got {option_temperature(model)}")
 
