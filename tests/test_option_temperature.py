@@ -14,6 +14,7 @@ from test_trainer_runs import StopAt
 from tiny import tiny_model, tiny_questions, tiny_tokenizer
 from tiny_training import Gradients, assert_same, build, drawn_answers, plain_option_logits, weights
 
+from caltune import models
 from caltune.errors import InputError
 from caltune.formats import read_scores
 from caltune.models import TEMPERATURE_FILE, load_model, option_temperature
@@ -105,6 +106,59 @@ def test_it_stays_with_a_saved_model(tmp_path: Path, adapter: bool) -> None:
     assert option_temperature(load_model(tmp_path / "out")[0]) == 1
 
 
+def test_an_adapter_has_its_own_on_a_base_that_has_another(tmp_path: Path) -> None:
+    """A T of 1 is one too; and what lies in the folder from an earlier run is not taken for the adapter's."""
+    base, out = tmp_path / "base", tmp_path / "out"
+    model = tiny_model()
+    model.config.option_temperature = 3.0
+    model.save_pretrained(base)
+    tiny_tokenizer().save_pretrained(base)
+    how = {"max_steps": 1, "peft_config": lora(), "save_strategy": "steps", "save_steps": 1}
+    trainer = build("SFT", out, model=load_model(base)[0], option_temperature=1.0, **how)
+    trainer.train()
+    questions = tiny_questions(6, prefix="t")
+    expected = score(trainer.model, tiny_tokenizer(), questions).logits
+    trainer.save_model(str(out))
+    for folder in (out, out / "checkpoint-1"):
+        loaded, tokenizer = load_model(folder)
+        assert option_temperature(loaded) == 1
+        np.testing.assert_allclose(score(loaded, tokenizer, questions).logits, expected, rtol=1e-4)
+    merged = tmp_path / "merged"
+    build("SFT", out, model=load_model(base)[0], option_temperature=2.0, **how).train()
+    loaded, tokenizer = load_model(out / "checkpoint-1")
+    loaded.merge_and_unload().save_pretrained(merged)
+    tokenizer.save_pretrained(merged)
+    assert option_temperature(load_model(merged)[0]) == 2
+    model.config = tiny_model().config  # none at all
+    model.save_pretrained(base)
+    build("SFT", out, model=load_model(base)[0], **how).train()
+    assert option_temperature(load_model(out / "checkpoint-1")[0]) == 1
+
+
+def test_an_adapter_from_the_hub_brings_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def fetched(*names: str, **_: object) -> str:
+        asked.append(names)
+        return str(tmp_path / TEMPERATURE_FILE)
+
+    (tmp_path / TEMPERATURE_FILE).write_text('{"option_temperature": 3.5}', encoding="utf-8")
+    monkeypatch.setattr(models, "cached_file", fetched)
+    model = tiny_model()
+    models._set_option_temperature("someone/adapter", model)
+    assert (asked, option_temperature(model)) == ([], 1)
+    model.add_adapter(lora())  # as transformers does for such a name
+    models._set_option_temperature("someone/adapter", model)
+    assert (asked, option_temperature(model)) == ([("someone/adapter", TEMPERATURE_FILE)], 3.5)
+
+
+def test_a_checkpoint_without_its_state_is_not_gone_on_with(tmp_path: Path) -> None:
+    how = {"num_train_epochs": 1, "per_device_train_batch_size": 4, "option_temperature": 2.0}
+    build("SFT", tmp_path, callbacks=[StopAt(1)], save_only_model=True, **how).train()
+    with pytest.raises(InputError, match=r"checkpoint-1: has no calibration_state\.json, so option_temperature and"):
+        build("SFT", tmp_path, **how).train(resume_from_checkpoint=True)
+
+
 def test_scores_of_a_model_without_one_say_nothing_of_it(tmp_path: Path) -> None:
     how = {"data": "t", "tokenizer": tiny_tokenizer(), "model_name": "tiny", "progress": False}
     file = score_to_file(tmp_path / "s.parquet", tiny_model(), tiny_questions(4), **how)
@@ -162,4 +216,7 @@ def test_a_broken_config_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "option_temperature": -2}), encoding="utf-8")
     with pytest.raises(InputError, match="option_temperature must be above 0 and finite, got -2"):
+        load_model(tmp_path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "option_temperature": "hot"}), encoding="utf-8")
+    with pytest.raises(InputError, match=r"config\.json: must be JSON with a number as option_temperature"):
         load_model(tmp_path)

@@ -245,6 +245,9 @@ class CalibrationTrainer(SFTTrainer):
             self.state_restored = True
             for average in self.averages:
                 average.load(checkpoint)
+        elif checkpoint is not None and (self._config.option_temperature is not None or self.averages):
+            what = "so option_temperature and average_weights cannot be taken up; save_only_model leaves it out"
+            raise InputError(f"{checkpoint}: has no {STATE_FILE}, {what}")
 
     def _send_telemetry(self) -> None:
         """TRL reports usage to its makers; caltune reports nothing to anyone."""
