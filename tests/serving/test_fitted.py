@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from files import write_jsonl
-from tiny import tiny_questions
+from tiny import tiny_model, tiny_questions, tiny_tokenizer
 
 from caltune.abstain import Policy
 from caltune.errors import InputError
@@ -22,6 +22,7 @@ from caltune.formats import read_scores, write_scores
 from caltune.formats.policy import source_of, write_policy
 from caltune.output import write_json
 from caltune.recalibrate import Matrix, Temperature, Vector, fit_pool
+from caltune.serving.answering import fingerprint
 from caltune.serving.fitted import read_fitted
 from caltune.types import OptionLogits
 
@@ -171,3 +172,10 @@ def test_what_cannot_be_served_is_refused_in_one_line(refused, tiny_folder, tmp_
     ):
         assert wanted in refused("serve", tiny_folder, *flags)
     assert "no such folder" in refused("serve", "./missing", "--port", "0")
+
+
+def test_the_version_tells_option_temperatures_apart():
+    model, tokenizer = tiny_model(), tiny_tokenizer()
+    plain = fingerprint(model, tokenizer, {})
+    model.config.option_temperature = 2.0
+    assert fingerprint(model, tokenizer, {}) != plain

@@ -14,7 +14,7 @@ import torch
 
 from caltune.abstain import Policy
 from caltune.errors import InputError
-from caltune.models import load_model
+from caltune.models import load_model, option_temperature
 from caltune.scoring import encode_questions
 from caltune.scoring.engine import context_length, require_settings, score_encoded
 from caltune.scoring.packing import EncodedQuestion
@@ -137,7 +137,7 @@ def load_answerer(
     settings = {"answers": answers, "reduction": reduction, "template": template}
     metadata = {"model": served_as or name, **settings}
     model, tokenizer = load_model(name, device=device)
-    temperature = float(getattr(model.config, "option_temperature", 1.0))  # a training may have left one
+    temperature = option_temperature(model)
     if temperature != 1:
         metadata["temperature"] = temperature
     fitted = read_fitted(metadata, policy=policy, calibration=calibration)
@@ -157,13 +157,17 @@ def load_answerer(
 
 
 def fingerprint(model: Any, tokenizer: Any, settings: dict[str, str]) -> str:
-    """SHA-256 of the weights as they lie in memory, the tokenizer, its chat template, and the settings; shortened."""
+    """SHA-256 of weights in memory, option temperature, tokenizer, its chat template, and settings; shortened."""
     found = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         found.update(tensor.detach().reshape(-1).contiguous().cpu().view(torch.uint8).numpy().data)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     words = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
-    rest = {"template": getattr(tokenizer, "chat_template", None), **{f"setting {k}": v for k, v in settings.items()}}
+    rest = {
+        "template": getattr(tokenizer, "chat_template", None),
+        "option temperature": option_temperature(model),
+        **{f"setting {k}": v for k, v in settings.items()},
+    }
     found.update((words + json.dumps(rest, sort_keys=True)).encode())
     return found.hexdigest()[:DIGITS]
