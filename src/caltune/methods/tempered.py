@@ -7,8 +7,8 @@ Ours, no paper's. z⁰ are the option logits before the first step, z those of t
     θ̄ = (1/n) Σ_s θ_s                                   after each of the n steps
 
 T is fitted on training questions, which are as good as held out as long as the model has not been trained on them. The
-trained model is θ̄ with T: its option probabilities are softmax(z / T). No calibration questions are needed, though a
-temperature fitted on some afterwards still helps a little. `docs/papers.md` says why this works and what was measured.
+trained model is θ̄ with T: its option probabilities are softmax(z / T). No calibration questions are needed.
+`docs/papers.md` says why this works, the README what was measured.
 """
 
 from __future__ import annotations
