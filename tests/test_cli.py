@@ -124,7 +124,7 @@ def test_usage_errors_are_one_line(refused, tmp_path, monkeypatch):
         (("train",), "train needs a METHOD first"),
         (
             ("train", "ppo", data),
-            "one of sft, rcft, cogcalib, label-smoothing, margin, entropy, focal, brier, dece, mixup, tempered, got 'ppo'",
+            "label-smoothing, margin, entropy, focal, brier, dece, mixup, tempered, got 'ppo'",
         ),
         (("train", "cft", data), "cft is sft on in-domain questions"),
     ):
