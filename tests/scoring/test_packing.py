@@ -223,7 +223,7 @@ class Broken(torch.nn.Module):
 
     def __init__(self, model: Any) -> None:
         super().__init__()
-        self.inner = model
+        self.inner, self.config = model, model.config
 
     def get_output_embeddings(self) -> Any:
         return self.inner.get_output_embeddings()

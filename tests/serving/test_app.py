@@ -213,6 +213,8 @@ def test_a_full_queue_is_503_a_late_answer_504_and_a_failure_500_without_its_rea
         assert [reply.status_code for reply in late] == [504, 504]
         assert late[0].json() == {"error": "there was no answer within 0.3 seconds"}
         stuck.go.set()
+        while "caltune_waiting 0.0" not in client.get("/metrics").text:  # who was late still waits its turn
+            time.sleep(0.005)
         failed = client.post("/v1/answers", json={**GOOD, "question": "fail"})
         assert (failed.status_code, failed.json()) == (500, {"error": "the service failed, its log says why"})
         assert client.post("/v1/answers", json=GOOD).status_code == 200
