@@ -59,10 +59,9 @@ def _serve(arguments: argparse.Namespace, place: socket.socket) -> None:
     host, port = place.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     print(f"{one_line(answerer.name)} {answerer.version} at http://{shown}:{port}/v1/answers", flush=True)
-    try:
+    with suppress(KeyboardInterrupt):  # how a person ends it; uvicorn has finished what ran
         uvicorn.Server(config).run(sockets=[place])
-    except KeyboardInterrupt:  # how a person ends it; uvicorn has finished what ran
-        print("stopped")
+    print("stopped")
 
 
 def _bind(host: str, port: int) -> socket.socket:
