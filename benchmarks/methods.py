@@ -129,6 +129,8 @@ def main() -> None:
         "strengths": strengths,
         "rows": result,
         "rows_on_fresh_questions": on_fresh,
+        # How far too wide the untrained model's logits are; said of it, and used for nothing.
+        "zero_shot_temperature": fit_temperature(rows["zero-shot"][0]).temperature,
         "questions_needed": {f"{a}, {b}": needed(rows[a], rows[b]) for a, b in COMPARED},
     }
     print(json.dumps(document["questions_needed"], indent=1))
