@@ -8,6 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -223,6 +224,10 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--policy", type=Path, metavar="policy.json", help="show where this threshold cuts")
     report.add_argument("-o", "--output", type=Path, required=True, metavar="report.html")
     report.set_defaults(run=verbs.report)
+
+    completion = commands.add_parser("completion", help="print a shell's completion script")
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"), help="bash: >> ~/.bash_completion")
+    completion.set_defaults(run=partial(_completion, parser))
     return parser
 
 
@@ -246,6 +251,12 @@ def _add_prompting(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--template", choices=("auto", "chat", "plain"), default="auto")
     parser.add_argument("--batch-tokens", type=int, default=2048, metavar="N")
     parser.add_argument("--device", help="cpu, cuda, mps; the default is the best there is")
+
+
+def _completion(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    from caltune.verbs_completion import completion
+
+    completion(parser, METHODS, arguments)
 
 
 def _train(arguments: Sequence[str]) -> None:

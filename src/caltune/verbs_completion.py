@@ -1,0 +1,35 @@
+"""`caltune completion`: a shell's completion script."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import shtab
+
+from caltune.output import quiet
+
+
+def completion(parser: argparse.ArgumentParser, methods: dict[str, str], arguments: argparse.Namespace) -> None:
+    """Print the script that completes verbs, flags, choices and file names, and the fields of every training method."""
+    verbs = next(action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    add_training_fields(verbs["train"], methods)
+    for verb in verbs.values():
+        for action in verb._actions:
+            if action.type is Path or action.dest in ("source", "model"):
+                action.complete = shtab.FILE
+    print(shtab.complete(parser, arguments.shell))
+
+
+def add_training_fields(train: argparse.ArgumentParser, methods: dict[str, str]) -> None:
+    """What `caltune train METHOD --help` lists, of all methods together."""
+    quiet()
+    from trl import TrlParser
+
+    from caltune import methods as configs
+    from caltune.training import TrainArguments
+
+    for name in methods.values():
+        for action in TrlParser((TrainArguments, getattr(configs, f"{name}Config")))._actions:
+            if not set(action.option_strings) & set(train._option_string_actions):
+                train._add_action(action)
