@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,12 @@ def test_the_second_half_of_mutual_information_is_left_alone(imported, tmp_path)
     ]
 
 
+@pytest.mark.parametrize("arguments", [[1, 2], ["ab", None], {"gen_args_0": 3}])
+def test_requests_of_another_shape_have_no_texts(imported, tmp_path, arguments):
+    path = samples(tmp_path, "maps", [choice(0, [-1.0, -2.0], 0, arguments=arguments)])
+    assert read_scores(imported("lm-eval", path)[1]).scores.logits.tolist() == [[-1.0, -2.0]]
+
+
 def test_repeats_of_a_generated_answer_make_its_confidence(imported, tmp_path):
     rows = [
         text(0, ["so it is 7", "it is  7", "maybe 8", "7"], "7", 1.0),
@@ -274,11 +281,23 @@ def test_one_column_an_option_and_logits_go_too(imported, tmp_path):
         ({"probabilities": [0.5, 0.5], "label": "A"}, [], "'label' must be a number, got 'A'"),
         ({"probabilities": 0.5, "label": 0}, [], "'probabilities' must be a list of numbers, got '0.5'"),
         ({"probabilities": [1.0], "label": 0}, ["--field", "probabilities=a,b"], "there is no column 'a'"),
+        (
+            {"probabilities": [0.5, math.nan, 0.5], "label": 0},
+            [],
+            "must not be negative and add up to 1, got [0.5, nan",
+        ),
+        ({"probabilities": [math.nan, 1.0], "label": 0}, [], "must not be negative and add up to 1, got [nan, 1.0]"),
+        ({"probabilities": [0.5, 0.5], "label": math.nan}, [], "'label' must be an index from 0 to 1"),
+        ({"probabilities": [0.5, 0.5], "label": math.inf}, [], "'label' must be an index from 0 to 1"),
+        ({"logits": [10**400, 0.5], "label": 0}, [], "'logits' must be a number, got '1000"),
+        ({"id": "\ud800", "logits": [1, 0], "label": 0}, [], "other text must be Unicode, got '\\ud800'"),
+        ({"group": "\ud800", "confidence": 1, "correct": 1}, [], "other text must be Unicode, got '\\ud800'"),
     ],
 )
 def test_tables_that_will_not_do_are_refused(refused, tmp_path, row, words, complaint):
     path = write_lines(tmp_path / "theirs.jsonl", [row])
     assert complaint in refused("import", "table", path, *words, "-o", tmp_path / "out.parquet")
+    assert list(tmp_path.iterdir()) == [path]
 
 
 # uqlm

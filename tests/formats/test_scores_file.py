@@ -214,6 +214,7 @@ def test_a_cut_file(tmp_path):
         (b"[1]", "must be a JSON object"),
         (b"\xff", "must be JSON"),
         (b"[" * 100_000, "must be JSON"),
+        (b'{"loss": NaN}', "must be JSON"),  # what is copied from it could not be written
     ],
 )
 def test_wrong_metadata(tmp_path, raw, rule):

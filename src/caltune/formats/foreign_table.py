@@ -118,7 +118,7 @@ def _option_logits(rows: Rows, name: str, columns: list[str], fields: Mapping[st
     for place, row in rows:
         numbers = _list(place, row, columns)
         if name == "probabilities":
-            if min(numbers) < 0 or abs(sum(numbers) - 1) > _SUM:
+            if min(numbers) < 0 or not abs(sum(numbers) - 1) <= _SUM:  # nan fails too
                 raise InputError(f"{place}: probabilities must not be negative and add up to 1, got {numbers[:6]}")
             numbers = [math.log(number) if number > 0 else -math.inf for number in numbers]
         values.append(numbers)
@@ -150,7 +150,7 @@ def _label(place: str, value: Any, count: int) -> int:
     if value is None or value == "":
         return -1
     label = _number(place, value, "label")
-    if label != int(label) or not -1 <= label < count:
+    if not (label.is_integer() and -1 <= label < count):
         raise InputError(f"{place}: 'label' must be an index from 0 to {count - 1}, or -1 where unknown; got {value!r}")
     return int(label)
 
@@ -158,7 +158,7 @@ def _label(place: str, value: Any, count: int) -> int:
 def _number(place: str, value: Any, name: str) -> float:
     try:
         return float(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{place}: {name!r} must be a number, got {str(value)[:60]!r}") from error
 
 

@@ -253,8 +253,8 @@ def _arguments(row: Row) -> list[tuple[str, str]]:
     """Context and continuation of each request."""
     found = row.get("arguments")
     requests = found.values() if isinstance(found, dict) else found if isinstance(found, list) else []
-    pairs = [tuple(one.values()) if isinstance(one, dict) else tuple(one) for one in requests]
-    return [(str(pair[0]), str(pair[1])) for pair in pairs if len(pair) > 1]
+    pairs = [tuple(one.values()) if isinstance(one, dict) else one for one in requests]
+    return [(str(pair[0]), str(pair[1])) for pair in pairs if isinstance(pair, tuple | list) and len(pair) > 1]
 
 
 def _id(task: str, place: str, row: Row, fields: Mapping[str, str]) -> str:
@@ -281,7 +281,7 @@ def _number(place: str, row: Row, name: str) -> float:
     value = _at(place, row, name)
     try:
         return float(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{place}: {name!r} must be a number, got {str(value)[:60]!r}") from error
 
 

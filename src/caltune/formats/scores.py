@@ -142,7 +142,10 @@ def _to_arrow(values: np.ndarray[Any, np.dtype[Any]], kind: pyarrow.DataType) ->
 def _strings(texts: Sequence[str]) -> pyarrow.Array:
     import pyarrow as pa
 
-    encoded = [text.encode() for text in texts]
+    try:
+        encoded = [text.encode() for text in texts]
+    except UnicodeEncodeError as error:  # half of a pair, which JSON can hold
+        raise InputError(f"ids, groups and other text must be Unicode, got {error.object!r}") from error
     offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int32)
     return pa.Array.from_buffers(
         pa.string(), len(texts), [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded))]

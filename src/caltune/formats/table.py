@@ -72,9 +72,13 @@ def _metadata(path: Path, raw: bytes | None) -> dict[str, Any]:
     if raw is None:
         return {}
     try:
-        found = json.loads(raw)
+        found = json.loads(raw, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: the 'caltune' metadata must be JSON, got {raw[:80]!r}") from error
     if not isinstance(found, dict):
         raise InputError(f"{path}: the 'caltune' metadata must be a JSON object, got {raw[:80]!r}")
     return found
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON, and what is copied from it could not be written")
