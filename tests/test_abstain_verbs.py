@@ -88,6 +88,8 @@ def test_not_possible_is_a_result(caltune, tmp_path):
     assert result.status == 0
     assert "not possible with these data: it takes at least 59 questions without an error, got 58" in result.out
     assert strict_json(tmp_path / "none.json")["threshold"] is None
+    tiny = caltune("threshold", few, "--max-error", "1e-17").out
+    assert "it takes at least 299,573,227,355,39" in tiny  # ln 20 · 10¹⁷
     test = sure(tmp_path / "test.parquet", 20, 5)
     assert "answers 0 of 20 questions" in caltune("apply-threshold", tmp_path / "none.json", test).out
     bad = sure(tmp_path / "bad.parquet", 100, 100)
@@ -100,6 +102,8 @@ def test_crc_controls_all_questions(caltune, tmp_path):
     out = caltune("threshold", cal, "--max-error", "0.05", "--method", "crc").out
     assert "at most 5.0\xa0% of all questions are answered wrongly" in out
     assert "answers 319 of 400 questions" in out
+    # 19 of 319 answered; the bound is on all: (19 + 1) / 401.
+    assert "wrong among the answered: 19 (6.0\xa0%); of all questions, counting one more, 5.0\xa0%" in out
 
 
 def test_scores_that_say_nothing_of_their_making_are_not_checked(policy_file):
@@ -113,7 +117,7 @@ def test_scores_that_say_nothing_of_their_making_are_not_checked(policy_file):
     ("key", "value"),
     [
         *(("limit", 0), ("limit", "x"), ("threshold", "x"), ("n", -1), ("method", "other"), ("fitted_on", [])),
-        *(("confidences", [0.5]), ("source", []), ("answered", 1.5)),
+        *(("confidences", [0.5]), ("source", []), ("answered", 1.5), ("bound", 10**400)),  # no float holds it
     ],
 )
 def test_broken_policy_files_are_named(policy_file, key, value):

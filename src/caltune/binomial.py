@@ -15,7 +15,7 @@ def fewest(limit: float, confidence: float) -> int:
     >>> fewest(0.05, 0.95), fewest(0.5, 0.75)
     (59, 2)
     """
-    return max(1, math.ceil(math.log(1 - confidence) / math.log(1 - limit) - 1e-9))
+    return max(1, math.ceil(math.log1p(-confidence) / math.log1p(-limit) - 1e-9))
 
 
 @lru_cache(maxsize=8)

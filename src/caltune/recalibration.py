@@ -118,6 +118,10 @@ def apply(
     metadata = record(name, fitted, files[0].metadata)
     if name == "pool":
         metadata["pooled"] = [str(file.metadata.get("model", "")) for file in files]
+        temperatures = [file.metadata.get("temperature", 1.0) for file in files]
+        if any(one != temperatures[0] for one in temperatures):  # then no one number is true of all
+            metadata.pop("temperature", None)
+            metadata["pooled_temperatures"] = temperatures
     return after, metadata
 
 

@@ -26,6 +26,8 @@ def recalibrate(arguments: argparse.Namespace) -> None:
 
     require_place(arguments.output)
     require_place(arguments.save)
+    if arguments.save is not None and arguments.save.resolve() == arguments.output.resolve():
+        raise InputError(f"-o and --save must be two files, got {str(arguments.save)!r} for both")
     name = arguments.name
     _require_flags(arguments)
     if verbs_answers.any_answers([*(arguments.fit or []), *arguments.apply]):

@@ -69,10 +69,14 @@ def test_what_is_refused(refused, caltune, tmp_path):
     assert "not allowed with argument" in refused("recalibrate", "platt", "--fit", fit, "--load", saved, *rest)
     assert "No such file" in refused("recalibrate", "platt", "--load", tmp_path / "no.json", *rest)
     assert "the folder must exist" in refused("recalibrate", "platt", "--fit", fit, *rest, "--save", "no/f.json")
+    other = tmp_path / "." / "x" / ".." / "out.parquet"
+    (tmp_path / "x").mkdir()
+    assert "-o and --save must be two files" in refused("recalibrate", "platt", "--fit", fit, *rest, "--save", other)
     for text, wanted in (
         ("{", "must be JSON"),
         ("[]", "must hold a recalibrator of the name 'platt', got None"),
         ('{"recalibrator": "platt"}', f"{broken}: Platt scaling needs the keys"),
+        (f'{{"recalibrator": "platt", "slope": 1{"0" * 400}, "offset": 0, "fitted_on": []}}', "'slope' must be a fin"),
     ):
         broken.write_text(text)
         assert wanted in refused("recalibrate", "platt", "--load", broken, *rest)
@@ -142,6 +146,26 @@ def test_the_target_is_what_is_applied_to_unless_another_is_given(caltune, tmp_p
         else recalibrate.fit_transcal(seen, far, weights)
     )
     assert temperatures[2] == pytest.approx(wanted.temperature)
+
+
+@pytest.mark.parametrize("given", [(1.5, 2.0), (1.5, None), (2.0, 2.0), (None, None)])
+def test_a_pool_tells_a_temperature_only_where_its_members_share_it(caltune, tmp_path, given):
+    fits, applies = [], []
+    for i, temperature in enumerate(given):
+        for found, first in ((fits, 0), (applies, 100)):
+            found.append(scores_file(tmp_path / f"{i}-{first}.parquet", 100, first=first))
+            file = read_scores(found[-1])
+            own = {} if temperature is None else {"temperature": temperature}
+            write_scores(found[-1], file.scores, {**file.metadata, **own})
+    out = tmp_path / "out.parquet"
+    assert caltune("recalibrate", "pool", "--fit", *fits, "--apply", *applies, "-o", out).status == 0
+    metadata = read_scores(out).metadata
+    if given[0] == given[1]:
+        assert metadata.get("temperature") == given[0]
+        assert "pooled_temperatures" not in metadata
+    else:
+        assert "temperature" not in metadata
+        assert metadata["pooled_temperatures"] == [1.0 if one is None else one for one in given]
 
 
 def test_a_pool_takes_several_files(caltune, refused, tmp_path):

@@ -170,6 +170,7 @@ def test_json_round_trip():
         ({"temperature": 1.0, "fitted_on": [1]}, "'fitted_on' must be a list of ids"),
         ({"temperature": 0.0, "fitted_on": []}, "must be positive and finite, got 0.0"),
         ({"temperature": math.nan, "fitted_on": []}, "must be positive and finite, got nan"),
+        ({"temperature": 10**400, "fitted_on": []}, "must be positive and finite, got 1000"),
     ],
 )
 def test_bad_json(data, message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -68,7 +69,7 @@ def read_object(what: str, data: Any, keys: Sequence[str]) -> dict[str, Any]:
 def read_number(data: dict[str, Any], key: str) -> float:
     """A number. Raises `InputError` for anything else, and for one that is not finite."""
     value = data[key]
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not np.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
         raise InputError(f"{key!r} must be a finite number, got {short(value)}")
     return float(value)
 
@@ -85,7 +86,7 @@ def read_array(data: dict[str, Any], key: str, dimensions: int) -> FloatArray:
     """Nested lists of finite numbers as an array. Raises `InputError` for anything else."""
     try:
         found = np.asarray(data[key], dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{key!r} must be lists of numbers, got {short(data[key])}") from error
     if found.ndim != dimensions or not np.isfinite(found).all():
         raise InputError(

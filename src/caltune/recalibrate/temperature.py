@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,6 +81,8 @@ class Temperature:
             raise InputError(f"'temperature' must be a number, got {_short(value)}")
         if not isinstance(ids, list) or not all(isinstance(name, str) for name in ids):
             raise InputError(f"'fitted_on' must be a list of ids, got {_short(ids)}")
+        if isinstance(value, int) and value > sys.float_info.max:
+            raise InputError(f"a temperature must be positive and finite, got {_short(value)}")
         return cls(float(value), tuple(ids))
 
 

@@ -34,11 +34,13 @@ def policy_lines(policy: Policy) -> list[str]:
             reason = f"among the surest of the {questions(policy.n)} too many are answered wrongly"
         return [f"not possible with these data: {reason}", "the policy answers nothing"]
     share = percent(policy.answered / policy.n)
+    upper = f"upper bound {percent(policy.bound)}"
+    if policy.method == "crc":
+        upper = f"of all questions, counting one more, {percent(policy.bound)}"
     return [
         f"threshold {number(policy.threshold, 4)}: {promise}",
         f"answers {policy.answered:,} of {questions(policy.n)} ({share}), abstains on {policy.n - policy.answered:,}",
-        f"wrong among the answered: {policy.wrong:g} ({percent(policy.wrong / policy.answered)}); "
-        f"upper bound {percent(policy.bound)}",
+        f"wrong among the answered: {policy.wrong:g} ({percent(policy.wrong / policy.answered)}); {upper}",
     ]
 
 
