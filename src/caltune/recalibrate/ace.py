@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from caltune.errors import InputError
-from caltune.recalibrate.guards import read_ids, read_number, read_object, require_fit, require_unseen
+from caltune.recalibrate.guards import largest_at_zero, read_ids, read_number, read_object, require_fit, require_unseen
 from caltune.recalibrate.shift import fit_weighted_temperature
 from caltune.recalibrate.temperature import Temperature
 from caltune.types import OptionLogits
@@ -58,9 +58,7 @@ class AdaptiveEnsemble:
         easy, hard = (Temperature(t)(scores).log_probabilities() for t in (self.easy, self.hard))
         with np.errstate(divide="ignore"):
             mixed = np.logaddexp(np.log(alpha) + easy, np.log1p(-alpha) + hard)
-        # Shifted in float64: log-probabilities near 0 would round together in float32.
-        shifted = mixed - mixed.max(axis=1, keepdims=True)
-        return OptionLogits(scores.ids, shifted.astype(np.float32), scores.labels, scores.groups)
+        return largest_at_zero(scores, mixed)
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict for JSON.

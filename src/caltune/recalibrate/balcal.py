@@ -10,10 +10,18 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from caltune.errors import InputError
-from caltune.recalibrate.guards import as_features, read_array, read_ids, read_number, read_object, require_unseen
+from caltune.recalibrate.guards import (
+    as_features,
+    largest_at_zero,
+    read_array,
+    read_ids,
+    read_number,
+    read_object,
+    require_unseen,
+)
 from caltune.recalibrate.newton import descend
 from caltune.recalibrate.projection import Projection, fit_projection
-from caltune.recalibrate.vector import design, largest_at_zero, softmax_nll
+from caltune.recalibrate.vector import design, softmax_nll
 from caltune.types import FloatArray, OptionLogits
 
 SHARPNESS = 5.0  # where its fit starts: a confidence of 0.996 at most with 4 options
@@ -148,10 +156,10 @@ def fit_balcal(
 
 def _badness(scores: OptionLogits, simplex: FloatArray, share: float) -> tuple[float, float]:
     """|mean confidence − accuracy|, to a question in a million, and the NLL."""
-    p = np.exp(_mixed(scores.log_probabilities(), simplex, share))
-    of_label = p[np.arange(len(p)), scores.labels]
+    logs = _mixed(scores.log_probabilities(), simplex, share)
+    p = np.exp(logs)
     gap = p.max(axis=1).mean() - (p.argmax(axis=1) == scores.labels).mean()
-    return round(abs(float(gap)), 6), -float(np.log(of_label).sum())
+    return round(abs(float(gap)), 6), -float(logs[np.arange(len(p)), scores.labels].sum())
 
 
 def _fit_head(x: FloatArray, scores: OptionLogits, ridge: float) -> tuple[FloatArray, float]:

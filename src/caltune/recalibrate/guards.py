@@ -1,4 +1,4 @@
-"""What fitted maps ask of what they are given: unseen questions, labels, features a question, readable JSON."""
+"""What fitted maps share: what they ask of what they are given, readable JSON, and how they write logits."""
 
 from __future__ import annotations
 
@@ -99,3 +99,15 @@ def short(value: object) -> str:
     """A value as error messages show it: at most 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def largest_at_zero(scores: OptionLogits, logits: FloatArray) -> OptionLogits:
+    """The questions of `scores` with these logits, shifted so that each row's largest is 0; -inf where they are -inf.
+
+    >>> largest_at_zero(OptionLogits(("a",), [[0.0, 0.0]], [0]), np.array([[3.0, 1.0]])).logits.tolist()
+    [[0.0, -2.0]]
+    """
+    shifted = logits - logits.max(axis=1, keepdims=True, initial=-np.inf)
+    # The lowest float32, as masks put it, times more than 1 is still an option.
+    kept = np.where(np.isneginf(shifted), shifted, np.maximum(shifted, np.finfo(np.float32).min))
+    return OptionLogits(scores.ids, kept.astype(np.float32), scores.labels, scores.groups)

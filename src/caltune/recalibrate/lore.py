@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from caltune.errors import InputError
-from caltune.recalibrate.confidence import with_confidence
+from caltune.recalibrate.confidence import Indices, with_confidence
 from caltune.recalibrate.guards import (
     as_features,
     read_array,
@@ -60,14 +61,21 @@ class LoRe:
 
         Raises `InputError` for features of another width, or a question that was fitted on.
         """
-        return with_confidence(scores, self._weights(scores, features) @ self.correct)
+        confidence = np.empty(len(scores))
+        for rows, columns, weights in self._weights(scores, features):
+            confidence[rows] = weights @ self.correct[columns]
+        return with_confidence(scores, confidence)
 
     def effective_size(self, scores: OptionLogits | Predictions, features: ArrayLike) -> FloatArray:
         """On how many fitted questions each confidence rests, (N,): (Σ k)² / Σ k², at least 1; more is surer."""
-        result: FloatArray = 1.0 / np.square(self._weights(scores, features)).sum(axis=1)
-        return result
+        size = np.empty(len(scores))
+        for rows, _, weights in self._weights(scores, features):
+            size[rows] = 1.0 / np.square(weights).sum(axis=1)
+        return size
 
-    def _weights(self, scores: OptionLogits | Predictions, features: ArrayLike) -> FloatArray:
+    def _weights(
+        self, scores: OptionLogits | Predictions, features: ArrayLike
+    ) -> Iterator[tuple[Indices, Indices, FloatArray]]:
         require_unseen("LoRe", scores.ids, self.fitted_on)
         found = as_features(features, len(scores), width=len(self.projection.center))
         confidence = scores.probabilities().max(axis=1) if isinstance(scores, OptionLogits) else scores.confidence
@@ -157,17 +165,20 @@ def nearest_filled(wanted: FloatArray, filled: FloatArray) -> FloatArray:
     return result
 
 
-def _kernel(at: FloatArray, points: FloatArray, bins: FloatArray, point_bins: FloatArray, width: float) -> FloatArray:
-    """Weights (N, M) that sum to 1 in a row; computed from differences to the nearest point, so never 0 / 0."""
-    weights = np.zeros((len(at), len(points)))
+def _kernel(
+    at: FloatArray, points: FloatArray, bins: FloatArray, point_bins: FloatArray, width: float
+) -> Iterator[tuple[Indices, Indices, FloatArray]]:
+    """Some rows, the points of their bin, and the rows' weights of these, until all rows have come.
+
+    Weights sum to 1 in a row; computed from differences to the nearest point, so never 0 / 0.
+    """
     for number in np.unique(bins):
         rows, columns = np.flatnonzero(bins == number), np.flatnonzero(point_bins == number)
         for start in range(0, len(rows), 256):  # memory: 256 x M x d at a time
             some = rows[start : start + 256]
             distance = np.abs(at[some, None] - points[None, columns]).mean(axis=2) / width
             kernel = np.exp(distance.min(axis=1, keepdims=True) - distance)
-            weights[np.ix_(some, columns)] = kernel / kernel.sum(axis=1, keepdims=True)
-    return weights
+            yield some, columns, kernel / kernel.sum(axis=1, keepdims=True)
 
 
 def _left_out_brier(points: FloatArray, predictions: Predictions, width: float, bins: int) -> float:

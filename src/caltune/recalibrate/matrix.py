@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from caltune.errors import InputError
-from caltune.recalibrate.guards import read_array, read_ids, read_object, require_unseen
+from caltune.recalibrate.guards import largest_at_zero, read_array, read_ids, read_object, require_unseen
 from caltune.recalibrate.newton import minimise
-from caltune.recalibrate.vector import LEVEL_PRIOR, design, largest_at_zero, softmax_nll
+from caltune.recalibrate.vector import LEVEL_PRIOR, design, softmax_nll
 from caltune.types import FloatArray, OptionLogits
 
 

@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 
 from caltune.errors import InputError
-from caltune.recalibrate.guards import read_array, read_ids, read_number, read_object, require_fit, require_unseen
+from caltune.recalibrate.guards import (
+    largest_at_zero,
+    read_array,
+    read_ids,
+    read_number,
+    read_object,
+    require_fit,
+    require_unseen,
+)
 from caltune.recalibrate.logistic import fit_logistic, sigmoid
 from caltune.recalibrate.temperature import LOG_RANGE, Temperature, fit_temperature
 from caltune.types import FloatArray, OptionLogits, Predictions
@@ -55,8 +63,8 @@ class SelectiveScaling:
         """The same questions, each with its temperature. Raises `InputError` when one was fitted on."""
         chosen = np.where(self.probability_right(scores) < 0.5, self.wrong, self.right)
         logits = scores.logits.astype(np.float64)
-        scaled = (logits - logits.max(axis=1, keepdims=True, initial=-np.inf)) / chosen[:, None]
-        return OptionLogits(scores.ids, scaled.astype(np.float32), scores.labels, scores.groups)
+        shifted = logits - logits.max(axis=1, keepdims=True, initial=-np.inf)
+        return largest_at_zero(scores, shifted / chosen[:, None])
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict for JSON."""

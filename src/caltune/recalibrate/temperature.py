@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from caltune.errors import InputError
+from caltune.recalibrate.guards import largest_at_zero, require_unseen, short
 from caltune.types import FloatArray, OptionLogits
 
 LOG_RANGE = 5.0  # temperatures are looked for between exp(-5) and exp(5)
@@ -46,18 +47,9 @@ class Temperature:
 
         Raises `InputError` when a question was fitted on.
         """
-        seen = set(self.fitted_on)
-        shared = [name for name in scores.ids if name in seen]
-        if shared:
-            raise InputError(
-                f"the temperature must not meet questions it was fitted on, got {len(shared)} of them, "
-                f"first id {shared[0]!r}"
-            )
+        require_unseen("the temperature", scores.ids, self.fitted_on)
         # Shifted first: dividing large float32 logits could round two of them together and change the answer.
-        scaled = _shifted(scores) / self.temperature
-        return OptionLogits(
-            ids=scores.ids, logits=scaled.astype(np.float32), labels=scores.labels, groups=scores.groups
-        )
+        return largest_at_zero(scores, _shifted(scores) / self.temperature)
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict for JSON.
@@ -75,14 +67,14 @@ class Temperature:
         Temperature(temperature=1.5, fitted_on=('a',))
         """
         if not isinstance(data, dict) or not {"temperature", "fitted_on"} <= data.keys():
-            raise InputError(f"a temperature needs the keys 'temperature' and 'fitted_on', got {_short(data)}")
+            raise InputError(f"a temperature needs the keys 'temperature' and 'fitted_on', got {short(data)}")
         value, ids = data["temperature"], data["fitted_on"]
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise InputError(f"'temperature' must be a number, got {_short(value)}")
+            raise InputError(f"'temperature' must be a number, got {short(value)}")
         if not isinstance(ids, list) or not all(isinstance(name, str) for name in ids):
-            raise InputError(f"'fitted_on' must be a list of ids, got {_short(ids)}")
+            raise InputError(f"'fitted_on' must be a list of ids, got {short(ids)}")
         if isinstance(value, int) and value > sys.float_info.max:
-            raise InputError(f"a temperature must be positive and finite, got {_short(value)}")
+            raise InputError(f"a temperature must be positive and finite, got {short(value)}")
         return cls(float(value), tuple(ids))
 
 
@@ -166,8 +158,3 @@ def _shifted(scores: OptionLogits) -> FloatArray:
     logits = scores.logits.astype(np.float64)
     result: FloatArray = logits - logits.max(axis=1, keepdims=True, initial=-np.inf)
     return result
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

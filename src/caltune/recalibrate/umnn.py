@@ -19,6 +19,7 @@ from caltune.recalibrate.vector import LEVEL_PRIOR
 from caltune.types import FloatArray, OptionLogits, Predictions, Scores
 
 STEPS = 50  # of the quadrature
+PIECE = 2048  # questions mapped at once: memory is 51 × H numbers for each
 PRIOR = 1e-6  # in questions: keeps the offset finite and changes nothing else
 
 
@@ -73,7 +74,10 @@ class MonotoneNetwork:
         if features is not None and self.projection is not None:
             x = self.projection(as_features(features, len(scores), width=len(self.projection.center)))
         top, rest = log_confidence(scores)
-        mapped = _forward(top - rest, x, self.hidden, self.output, self.offset, self.scale)[0]
+        mapped = np.empty(len(scores))
+        for start in range(0, len(scores), PIECE):
+            rows = slice(start, start + PIECE)
+            mapped[rows] = _forward((top - rest)[rows], x[rows], self.hidden, self.output, self.offset, self.scale)[0]
         return with_confidence(scores, sigmoid(mapped))
 
     def to_json(self) -> dict[str, Any]:

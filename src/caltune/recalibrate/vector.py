@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from caltune.errors import InputError
-from caltune.recalibrate.guards import read_array, read_ids, read_object, require_fit, require_unseen
+from caltune.recalibrate.guards import largest_at_zero, read_array, read_ids, read_object, require_fit, require_unseen
 from caltune.recalibrate.newton import minimise
 from caltune.types import FloatArray, OptionLogits
 
@@ -152,9 +152,3 @@ def softmax_nll(logits: FloatArray, scores: OptionLogits) -> tuple[FloatArray, f
     total = p.sum(axis=1)
     of_label = shifted[np.arange(len(scores)), scores.labels]
     return p / total[:, None], float((np.log(total) - of_label).sum())
-
-
-def largest_at_zero(scores: OptionLogits, logits: FloatArray) -> OptionLogits:
-    """The questions of `scores` with these logits, shifted so that each row's largest is 0."""
-    shifted = logits - logits.max(axis=1, keepdims=True, initial=-np.inf)
-    return OptionLogits(scores.ids, shifted.astype(np.float32), scores.labels, scores.groups)
