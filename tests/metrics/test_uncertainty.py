@@ -20,6 +20,7 @@ from caltune.metrics import (
     classwise_ece,
     classwise_ece_statistic,
     compare,
+    compare_answers,
     corrected_ece,
     ece,
     ece_statistic,
@@ -31,7 +32,9 @@ from caltune.metrics import (
     smooth_ece,
     smooth_ece_statistic,
     summarise,
+    summarise_answers,
 )
+from caltune.metrics.bootstrap import default_draws
 from caltune.types import OptionLogits, Predictions
 
 
@@ -254,6 +257,30 @@ def test_comparison_with_infinite_nll_is_undefined_and_json():
     data = json.loads(json.dumps(found.to_json(), allow_nan=False))
     assert data["metrics"]["nll"]["value_a"] is None
     assert data["metrics"]["brier"]["p_value"] == 1.0
+
+
+def test_a_model_that_rules_right_options_out_is_worse_beyond_doubt():
+    a = calibrated(60)
+    logits = a.logits.copy()
+    logits[np.arange(0, 60, 2), a.labels[::2]] = -np.inf
+    found = compare(a, OptionLogits(a.ids, logits, a.labels), draws=100).metrics["nll"]
+    assert found.difference.value == found.difference.low == math.inf  # every resample draws one of 30
+    assert (found.verdict, found.p_value) == ("worse", pytest.approx(2 / 101))
+    assert compare(OptionLogits(a.ids, logits, a.labels), a, draws=100).metrics["nll"].verdict == "better"
+
+
+def test_more_than_a_hundred_thousand_questions_get_fewer_resamples(monkeypatch):
+    sizes = (1, 100_000, 200_000, 500_000, 10**7)
+    assert [default_draws(size) for size in sizes] == [1000, 1000, 500, 200, 200]
+    scores = calibrated(60)
+    assert summarise(scores) == summarise(scores, draws=1000)
+    monkeypatch.setattr(sys.modules["caltune.metrics.bootstrap"], "_MOST_WORK", 60 * 300)
+    assert summarise(scores) == summarise(scores, draws=300)
+    other = calibrated(60, temperature=0.5)
+    assert compare(scores, other) == compare(scores, other, draws=300)
+    answers = scores.decide()
+    assert summarise_answers(answers) == summarise_answers(answers, draws=300)
+    assert compare_answers(answers, other.decide()) == compare_answers(answers, other.decide(), draws=300)
 
 
 def test_comparison_refuses_other_questions_and_labels():

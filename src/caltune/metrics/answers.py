@@ -6,11 +6,8 @@ import numpy as np
 
 from caltune.errors import InputError
 from caltune.metrics.bootstrap import Statistic, mean_statistic
-from caltune.metrics.discrimination import auroc_statistic
-from caltune.metrics.ece import ece_statistic
 from caltune.metrics.paired import Comparison, compare_statistics, matching_rows
-from caltune.metrics.smooth import smooth_ece_statistic
-from caltune.metrics.summary import Direction, Summary, summarise_statistic
+from caltune.metrics.summary import Direction, Summary, summarise_statistic, together
 from caltune.types import FloatArray, Predictions
 
 ANSWER_DIRECTIONS: dict[str, Direction] = {
@@ -53,7 +50,7 @@ def answer_nll_per_question(predictions: Predictions) -> FloatArray:
     return result
 
 
-def summarise_answers(predictions: Predictions, *, draws: int = 1000, seed: int = 0) -> Summary:
+def summarise_answers(predictions: Predictions, *, draws: int | None = None, seed: int = 0) -> Summary:
     """What `summarise` tells of scores, of answers: its metrics are those of `ANSWER_DIRECTIONS`.
 
     `answer_brier` and `answer_nll` are proper scores of the statement "the answer is right"; NLL, Brier score and
@@ -68,7 +65,7 @@ def summarise_answers(predictions: Predictions, *, draws: int = 1000, seed: int 
     return summarise_statistic(answer_metrics(predictions), ANSWER_DIRECTIONS, predictions, draws=draws, seed=seed)
 
 
-def compare_answers(a: Predictions, b: Predictions, *, draws: int = 1000, seed: int = 0) -> Comparison:
+def compare_answers(a: Predictions, b: Predictions, *, draws: int | None = None, seed: int = 0) -> Comparison:
     """What `compare` tells of two sets of scores, of answers to the same questions.
 
     Raises `InputError` when the ids differ, or there are no answers.
@@ -89,15 +86,8 @@ def answer_metrics(predictions: Predictions) -> Statistic:
     """
     if not len(predictions):
         raise InputError("metrics need at least one answer, got none")
-    statistics: dict[str, Statistic] = {
-        "accuracy": mean_statistic(predictions.correct),
-        "confidence": mean_statistic(predictions.confidence),
-        "overconfidence": mean_statistic(predictions.confidence - predictions.correct),
-        "ece": ece_statistic(predictions),
-        "ece_mass": ece_statistic(predictions, binning="mass"),
-        "smooth_ece": smooth_ece_statistic(predictions),
+    of_answers = {
         "answer_brier": mean_statistic(answer_brier_per_question(predictions)),
         "answer_nll": mean_statistic(answer_nll_per_question(predictions)),
-        "auroc": auroc_statistic(predictions),
     }
-    return lambda counts: np.stack([statistics[name](counts) for name in ANSWER_DIRECTIONS], axis=1)
+    return together(ANSWER_DIRECTIONS, predictions, of_answers)

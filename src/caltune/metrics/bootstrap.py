@@ -16,6 +16,7 @@ from caltune.types import FloatArray
 # How often each of N questions occurs in each of D resamples, (D, N), to D values, or (D, metrics).
 Statistic = Callable[[FloatArray], FloatArray]
 _CHUNK = 100_000  # counts held at once: as many as a cache holds
+_MOST_WORK = 10**8  # questions × resamples that are drawn without being asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,17 @@ def bootstrap(
             for rows in (slice(start, start + chunk) for start in range(0, len(drawn), chunk))
         ]
     )
+
+
+def default_draws(size: int) -> int:
+    """How many resamples of so many questions: 1,000, and from 100,000 questions on fewer, 200 at the least.
+
+    The end of an interval from 200 is off by a tenth of its length or so, which is little where the interval is short.
+
+    >>> default_draws(2000), default_draws(200_000)
+    (1000, 500)
+    """
+    return max(200, min(1000, _MOST_WORK // max(size, 1)))
 
 
 def percentile_interval(value: float, replicates: FloatArray, level: float = 0.95) -> Interval:

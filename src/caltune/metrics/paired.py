@@ -9,7 +9,14 @@ from typing import Any, Literal
 import numpy as np
 
 from caltune.errors import InputError
-from caltune.metrics.bootstrap import Interval, Statistic, bootstrap, finite_or_none, percentile_interval
+from caltune.metrics.bootstrap import (
+    Interval,
+    Statistic,
+    bootstrap,
+    default_draws,
+    finite_or_none,
+    percentile_interval,
+)
 from caltune.metrics.summary import DIRECTIONS, Direction, all_metrics, metric_values
 from caltune.types import FloatArray, OptionLogits
 
@@ -54,7 +61,7 @@ class Comparison:
         return {"n": self.n, "metrics": {name: found.to_json() for name, found in self.metrics.items()}}
 
 
-def compare(a: OptionLogits, b: OptionLogits, *, draws: int = 1000, seed: int = 0) -> Comparison:
+def compare(a: OptionLogits, b: OptionLogits, *, draws: int | None = None, seed: int = 0) -> Comparison:
     """Every metric of b minus that of a, with a paired bootstrap: both are seen on the same resampled questions.
 
     Rows are matched by id and may come in any order. The p-value is twice the smaller share of resampled differences on
@@ -62,6 +69,8 @@ def compare(a: OptionLogits, b: OptionLogits, *, draws: int = 1000, seed: int = 
     In simulations at most 5 % of pairs with equal ECE were called different, of two calibrated models none. When one
     side is nearly calibrated the interval of a calibration error leans towards no difference, since chance adds more to
     that side. Two nearly equal models can differ clearly by a trifle: read the size, not only the verdict.
+
+    `draws` is by default 1,000, and fewer for more than 100,000 questions: see `default_draws`.
 
     Raises `InputError` when the ids or the labels differ, a label is unknown, or there are no questions.
 
@@ -75,15 +84,22 @@ def compare(a: OptionLogits, b: OptionLogits, *, draws: int = 1000, seed: int = 
 
 
 def compare_statistics(
-    metric_a: Statistic, metric_b: Statistic, directions: Mapping[str, Direction], size: int, *, draws: int, seed: int
+    metric_a: Statistic,
+    metric_b: Statistic,
+    directions: Mapping[str, Direction],
+    size: int,
+    *,
+    draws: int | None,
+    seed: int,
 ) -> Comparison:
     """The `Comparison` of two statistics of the same `size` questions, whose columns are those of `directions`."""
+    draws = default_draws(size) if draws is None else draws
     values_a, values_b = metric_values(metric_a, size), metric_values(metric_b, size)
     replicates = bootstrap(lambda counts: minus(metric_b(counts), metric_a(counts)), size, draws=draws, seed=seed)
     values = minus(values_b, values_a)
     metrics = {}
     for i, (name, direction) in enumerate(directions.items()):
-        p_value = two_sided_p_value(replicates[:, i]) if np.isfinite(values[i]) else float("nan")
+        p_value = float("nan") if np.isnan(values[i]) else two_sided_p_value(replicates[:, i])
         metrics[name] = Difference(
             value_a=float(values_a[i]),
             value_b=float(values_b[i]),

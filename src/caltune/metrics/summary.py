@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from caltune.metrics.bootstrap import (
     Statistic,
     basic_interval,
     bootstrap,
+    default_draws,
     finite_or_none,
     mean_statistic,
     percentile_interval,
@@ -68,11 +69,12 @@ class Summary:
         }
 
 
-def summarise(scores: OptionLogits, *, draws: int = 1000, seed: int = 0) -> Summary:
+def summarise(scores: OptionLogits, *, draws: int | None = None, seed: int = 0) -> Summary:
     """All metrics with 95 % bootstrap intervals over questions; the ECEs use 15 bins.
 
     Intervals are `basic_interval` for calibration errors and `percentile_interval` for the rest. `overconfidence` is
-    mean confidence − accuracy: above 0 the model claims more than it knows.
+    mean confidence − accuracy: above 0 the model claims more than it knows. `draws` is by default 1,000, and fewer for
+    more than 100,000 questions: see `default_draws`.
 
     Raises `InputError` for no questions, an unknown label or fewer than one draw.
 
@@ -85,9 +87,10 @@ def summarise(scores: OptionLogits, *, draws: int = 1000, seed: int = 0) -> Summ
 
 
 def summarise_statistic(
-    statistic: Statistic, names: Iterable[str], predictions: Predictions, *, draws: int, seed: int
+    statistic: Statistic, names: Iterable[str], predictions: Predictions, *, draws: int | None, seed: int
 ) -> Summary:
     """The `Summary` of a statistic whose columns are `names`, of the questions of `predictions`."""
+    draws = default_draws(len(predictions)) if draws is None else draws
     values = metric_values(statistic, len(predictions))
     replicates = bootstrap(statistic, len(predictions), draws=draws, seed=seed)
     return Summary(
@@ -114,20 +117,28 @@ def all_metrics(scores: OptionLogits) -> Statistic:
     """
     if not len(scores):
         raise InputError("metrics need at least one question, got none")
-    predictions = scores.decide()
+    of_options = {
+        "classwise_ece": classwise_ece_statistic(scores),
+        "brier": mean_statistic(brier_per_question(scores)),
+        "nll": mean_statistic(nll_per_question(scores)),
+    }
+    return together(DIRECTIONS, scores.decide(), of_options)
+
+
+def together(names: Iterable[str], predictions: Predictions, more: Mapping[str, Statistic]) -> Statistic:
+    """The metrics of those `names` as one statistic: what confidences tell, and `more`, by name."""
     statistics: dict[str, Statistic] = {
         "accuracy": mean_statistic(predictions.correct),
         "confidence": mean_statistic(predictions.confidence),
         "overconfidence": mean_statistic(predictions.confidence - predictions.correct),
         "ece": ece_statistic(predictions),
         "ece_mass": ece_statistic(predictions, binning="mass"),
-        "classwise_ece": classwise_ece_statistic(scores),
         "smooth_ece": smooth_ece_statistic(predictions),
-        "brier": mean_statistic(brier_per_question(scores)),
-        "nll": mean_statistic(nll_per_question(scores)),
         "auroc": auroc_statistic(predictions),
+        **more,
     }
-    return lambda counts: np.stack([statistics[name](counts) for name in DIRECTIONS], axis=1)
+    chosen = [statistics[name] for name in names]
+    return lambda counts: np.stack([statistic(counts) for statistic in chosen], axis=1)
 
 
 def metric_values(statistic: Statistic, size: int) -> FloatArray:
