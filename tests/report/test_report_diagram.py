@@ -61,7 +61,7 @@ def test_a_mark_within_chance_is_hollow() -> None:
 def test_the_svg_has_a_text_alternative_and_each_bin_a_tooltip() -> None:
     root = ElementTree.fromstring(draw_diagram(hand_made(), name="<b>&", identifier="d"))
     assert root.get("role") == "img"
-    assert root.get("aria-labelledby") == "d-title d-desc"
+    assert (root.get("aria-labelledby"), root.get("aria-describedby")) == ("d-title", "d-desc")
     assert [(child.tag, child.get("id")) for child in root[:2]] == [("title", "d-title"), ("desc", "d-desc")]
     assert root[0].text == "Reliability diagram of <b>&"
     assert "1 of 1 filled bins the accuracy lies beyond what chance allows: 0 below, 1 above" in str(root[1].text)

@@ -109,7 +109,7 @@ def draw_diagram(diagram: Diagram, *, name: str, identifier: str) -> str:
         description=describe_diagram(diagram),
         identifier=identifier,
     )
-    _draw_axes(root)
+    draw_axes(root, SQUARE, below=HISTOGRAM.bottom)
     tallest = max(diagram.count.max(), 1.0)
     for i in diagram.filled:
         left, right = SQUARE.x(diagram.edges[i]), SQUARE.x(diagram.edges[i + 1])

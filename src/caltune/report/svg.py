@@ -51,7 +51,8 @@ class Frame:
 def figure(width: float, height: float, *, title: str, description: str, identifier: str, css: str = "") -> Element:
     """An svg element that says what it shows to those who cannot see it."""
     names = {"role": "img", "viewBox": f"0 0 {width:g} {height:g}", "class": f"chart {css}".strip()}
-    root = Element("svg", {**names, "aria-labelledby": f"{identifier}-title {identifier}-desc"})
+    spoken = {"aria-labelledby": f"{identifier}-title", "aria-describedby": f"{identifier}-desc"}
+    root = Element("svg", {**names, **spoken})
     add(root, "title", text=title, id=f"{identifier}-title")
     add(root, "desc", text=description, id=f"{identifier}-desc")
     return root
