@@ -11,13 +11,13 @@ import numpy as np
 from caltune.formats.scores import ScoreFile
 from caltune.metrics import Comparison, compare, reliability_bins
 from caltune.metrics.paired import align
-from caltune.report.svg import Element, Frame, add, figure, line, polyline, render
+from caltune.report.diagram import SQUARE, draw_axes
+from caltune.report.svg import Element, add, figure, line, polyline, render
 from caltune.report.text import interval, number, percent
 from caltune.types import OptionLogits, Predictions
 
 # What recalibration changes in a file's metadata, or what says nothing of which scores were recalibrated.
 _MAY_DIFFER = ("recalibrated", "temperature", "examples", "training", "prompt_example", "versions")
-_FRAME = Frame(left=38, top=22, width=290, height=290)
 _BINS = 10
 
 
@@ -92,15 +92,8 @@ def draw_change(before: Predictions, after: Predictions, *, names: tuple[str, st
         description=text,
         identifier=identifier,
     )
-    for tick in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0):
-        label = f"{100 * tick:.0f}"
-        line(root, _FRAME.left, _FRAME.y(tick), _FRAME.right, _FRAME.y(tick), "grid")
-        line(root, _FRAME.x(tick), _FRAME.top, _FRAME.x(tick), _FRAME.bottom, "grid")
-        add(root, "text", css="tick end", text=label, x=_FRAME.left - 6, y=_FRAME.y(tick) + 4)
-        add(root, "text", css="tick middle", text=label, x=_FRAME.x(tick), y=_FRAME.bottom + 16)
-    line(root, _FRAME.left, _FRAME.bottom, _FRAME.right, _FRAME.top, "diagonal")
-    add(root, "text", css="axis", text="right, %", x=_FRAME.left - 32, y=11)
-    add(root, "text", css="axis end", text="confidence, %", x=_FRAME.right, y=351)
+    draw_axes(root, SQUARE, below=SQUARE.bottom)
+    line(root, SQUARE.left, SQUARE.bottom, SQUARE.right, SQUARE.top, "diagonal")
     for predictions, name, css in ((before, names[0], "before"), (after, names[1], "after")):
         _curve(root, predictions, name, css)
     return render(root)
@@ -111,7 +104,7 @@ def _curve(root: Element, predictions: Predictions, name: str, css: str) -> None
     group = add(root, "g", css=css)
     add(group, "title", text=name)
     points = [
-        (_FRAME.x(float(bins.confidence[i])), _FRAME.y(float(bins.accuracy[i]))) for i in np.flatnonzero(bins.count)
+        (SQUARE.x(float(bins.confidence[i])), SQUARE.y(float(bins.accuracy[i]))) for i in np.flatnonzero(bins.count)
     ]
     polyline(group, points, "track")
     for x, y in points:
