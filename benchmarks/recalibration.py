@@ -11,6 +11,7 @@ In each of 20 splits n calibration questions are drawn (50, 100, 500, 2,000) and
 
 - in-domain: both from one source;
 - reweighted: the test has questions of the harder half of the groups `HARDER` times as often, so weights are known;
+- longer: the same for the longer half of the questions;
 - elsewhere: all test questions are of another source, whose labels only the oracle reads.
 
 Brier score and NLL are over all options; the confidence's own Brier score, the mean of (c − a)², sees the answer only,
@@ -34,7 +35,7 @@ import common
 import numpy as np
 import recalibration_elsewhere
 import recalibration_report
-from recalibration_scores import SOURCES, read_source, ready, together
+from recalibration_scores import SOURCES, group_weights, length_weights, read_source, ready, together, world_lengths
 
 from caltune import recalibrate as r
 from caltune.errors import InputError
@@ -47,17 +48,20 @@ from caltune.types import FloatArray, OptionLogits
 SIZES = (50, 100, 500, 2000)
 SPLITS = 20
 MOST, LEAST = 2000, 400  # test questions
-HARDER = 6.0
 TUNED = "world-facts, fine-tuned"
 PAIRS = (("arc-easy", "arc-challenge"), ("humanities", "stem"))
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Questions as a recalibrator is given them: `members` are other models' scores, `weights` the known ones."""
+    """Questions as a recalibrator is given them: `members` are other models' scores, `weights` the known ones.
+
+    `lengths` are those of the questions' texts, from which weights may be known.
+    """
 
     scores: OptionLogits
     features: FloatArray | None = None
+    lengths: FloatArray | None = None
     members: tuple[OptionLogits, ...] = ()
     weights: FloatArray | None = None
 
@@ -65,6 +69,7 @@ class Part:
         return Part(
             self.scores.take(rows),
             None if self.features is None else self.features[rows],
+            None if self.lengths is None else self.lengths[rows],
             tuple(member.take(rows) for member in self.members),
             None if self.weights is None else self.weights[rows],
         )
@@ -165,24 +170,15 @@ def in_domain(source: Part, count: int, generator: np.random.Generator) -> tuple
     return source.take(order[:count]), source.take(order[count : count + MOST])
 
 
-def reweighted(source: Part, count: int, generator: np.random.Generator) -> tuple[Part, Part]:
+def reweighted(
+    weigh: Callable[..., FloatArray], source: Part, count: int, generator: np.random.Generator
+) -> tuple[Part, Part]:
     """Calibration questions as they are, and a test in which a question of weight w is w times as likely to be."""
     order = generator.permutation(len(source.scores))
-    weights = group_weights(source.scores)
+    weights = weigh(source.scores, source.lengths)
     rest = order[count:]
     kept = rest[generator.random(len(rest)) < weights[rest] / weights.max()]
     return replace(source.take(order[:count]), weights=weights[order[:count]]), source.take(kept[:MOST])
-
-
-def group_weights(scores: OptionLogits) -> FloatArray:
-    """`HARDER` for questions of the groups with the lowest accuracy, which hold half of all, 1 for the others."""
-    correct = scores.decide().correct
-    names, place = np.unique(scores.groups, return_inverse=True)
-    counts = np.bincount(place)
-    order = np.argsort(np.bincount(place, correct) / counts)
-    harder = np.zeros(len(names), bool)
-    harder[order[np.cumsum(counts[order]) <= counts.sum() / 2]] = True
-    return np.where(harder[place], HARDER, 1.0)
 
 
 def elsewhere(target: Part, source: Part, count: int, generator: np.random.Generator) -> tuple[Part, Part]:
@@ -202,18 +198,24 @@ def read_parts(folder: Path, tuned: Path) -> dict[str, Sequence[Part]]:
         if all(path.exists() for path in paths):
             seeds.append(together([read_scores(path).scores for path in paths]))
     if len(seeds) == 3:
-        found[TUNED] = [Part(seeds[i], members=(seeds[i - 1], seeds[i - 2])) for i in range(3)]
+        lengths = world_lengths(seeds[0].ids)
+        members = [(seeds[i - 1], seeds[i - 2]) for i in range(3)]
+        found[TUNED] = [Part(seeds[i], lengths=lengths, members=members[i]) for i in range(3)]
     return found
 
 
-def settings_of(parts: dict[str, Sequence[Part]]) -> dict[str, tuple[str, Sequence[Part], Callable[..., Any], int]]:
-    """Name -> kind, source, how a split is drawn, and how many calibration questions there can be."""
+def settings_of(
+    parts: dict[str, Sequence[Part]], least: int = LEAST
+) -> dict[str, tuple[str, Sequence[Part], Callable[..., Any], int]]:
+    """Name -> kind, source, how a split is drawn, and how many calibration questions leave `least` for the test."""
     found: dict[str, tuple[str, Sequence[Part], Callable[..., Any], int]] = {}
     for name, source in parts.items():
         size = len(source[0].scores)
-        found[name] = ("in-domain", source, in_domain, size - LEAST)
+        found[name] = ("in-domain", source, in_domain, size - least)
         if len(set(source[0].scores.groups)) > 5:
-            found[f"{name}, reweighted"] = ("reweighted", source, reweighted, size - 2 * LEAST)
+            found[f"{name}, reweighted"] = ("reweighted", source, partial(reweighted, group_weights), size - 2 * least)
+        if source[0].lengths is not None:
+            found[f"{name}, longer"] = ("reweighted", source, partial(reweighted, length_weights), size - 2 * least)
     for name, other in PAIRS:
         if name in parts and other in parts:
             draw = partial(elsewhere, parts[other][0])
@@ -241,7 +243,7 @@ def fit_jobs(folder: Path, parts: dict[str, Sequence[Part]], *, quick: bool) -> 
     """A file for each setting and size; another one when more of the source has been scored."""
     jobs: common.Jobs = {}
     for count in SIZES[:2] if quick else SIZES:
-        for name, (kind, source, draw, most) in settings_of(parts).items():
+        for name, (kind, source, draw, most) in settings_of(parts, 50 if quick else LEAST).items():
             path = result_path(folder, name, count, source, quick=quick)
             if count <= most and not path.exists():
                 jobs[path] = partial(fit_all, path, kind, source, draw, count, 2 if quick else SPLITS)

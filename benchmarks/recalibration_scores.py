@@ -21,6 +21,7 @@ from caltune.formats import read_features, read_scores, write_scores
 from caltune.types import FloatArray, OptionLogits, Question
 
 PIECE = 250
+HARDER = 6.0  # how many times as often a test of other questions has one half of them
 HUMANITIES = (
     *("formal_logic", "high_school_european_history", "high_school_us_history", "high_school_world_history"),
     *("international_law", "jurisprudence", "logical_fallacies", "moral_disputes", "moral_scenarios", "philosophy"),
@@ -87,15 +88,47 @@ def score_piece(path: Path, name: str, number: int) -> None:
     how = {"answers": common.RUN["answers"], "template": common.RUN["template"]}
     scores, features = score_with_features(*_loaded["model"], questions, **how)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_scores(path, scores, {"model": common.RUN["model"], "data": name, **how}, features=features)
+    lengths = {"lengths": [length(question) for question in questions]}
+    write_scores(path, scores, {"model": common.RUN["model"], "data": name, **how, **lengths}, features=features)
 
 
-def read_source(folder: Path, name: str) -> tuple[OptionLogits, FloatArray] | None:
-    """All pieces that are there as one, and their features; None where there is none."""
+def read_source(folder: Path, name: str) -> tuple[OptionLogits, FloatArray, FloatArray | None] | None:
+    """All pieces that are there as one, their features, and their lengths if all tell them; None without pieces."""
     paths = [path for number in range(100) if (path := piece(folder, name, number)).exists()]
     if not paths:
         return None
-    return together([read_scores(path).scores for path in paths]), np.concatenate([read_features(p) for p in paths])
+    files = [read_scores(path) for path in paths]
+    told = [file.metadata.get("lengths") for file in files]
+    lengths = None if None in told else np.array([one for part in told for one in part], dtype=np.float64)
+    return together([file.scores for file in files]), np.concatenate([read_features(p) for p in paths]), lengths
+
+
+def length(question: Question) -> int:
+    """Characters of a question with its options."""
+    return len(question.text) + sum(map(len, question.options))
+
+
+def world_lengths(ids: Sequence[str]) -> FloatArray:
+    """The lengths of questions of `world-facts`, whose texts are at hand."""
+    splits = ("train", "calibration", "test")
+    found = {one.id: length(one) for split in splits for one in load_questions("world-facts", split)}
+    return np.array([found[name] for name in ids], dtype=np.float64)
+
+
+def group_weights(scores: OptionLogits, _: FloatArray | None) -> FloatArray:
+    """`HARDER` for questions of the groups with the lowest accuracy, which hold half of all, 1 for the others."""
+    correct = scores.decide().correct
+    names, place = np.unique(scores.groups, return_inverse=True)
+    counts = np.bincount(place)
+    order = np.argsort(np.bincount(place, correct) / counts)
+    harder = np.zeros(len(names), bool)
+    harder[order[np.cumsum(counts[order]) <= counts.sum() / 2]] = True
+    return np.where(harder[place], HARDER, 1.0)
+
+
+def length_weights(_: OptionLogits, lengths: FloatArray) -> FloatArray:
+    """`HARDER` for questions longer than the median, 1 for the others: known before any is answered."""
+    return np.where(lengths > np.median(lengths), HARDER, 1.0)
 
 
 def together(parts: Sequence[OptionLogits]) -> OptionLogits:
