@@ -14,6 +14,16 @@ from caltune.errors import InputError
 from caltune.report.text import clean
 
 
+def launched() -> int:
+    """How many processes `accelerate launch` or `torchrun` has started together with this one, itself counted."""
+    return int(os.environ["WORLD_SIZE"]) if "LOCAL_RANK" in os.environ else 1
+
+
+def first_process() -> bool:
+    """Whether this is the process that writes and speaks: the only one, or the first of those launched together."""
+    return launched() == 1 or os.environ["RANK"] == "0"
+
+
 def require_place(path: Path | None) -> None:
     """Fail before the work, not after it, when a file cannot be written there."""
     if path is None:
@@ -68,7 +78,7 @@ def one_line(value: object) -> str:
 
 def report_bad_rows(bad: Sequence[str]) -> None:
     """Say on stderr how many rows were left out, and each one's place and reason."""
-    if bad:
+    if bad and first_process():
         print(f"caltune: skipped {len(bad)} bad row{'s' * (len(bad) > 1)}:", file=sys.stderr)
         for line in bad:
             print(f"  {one_line(line)}", file=sys.stderr)

@@ -24,7 +24,7 @@ from caltune import methods
 from caltune.data import find_overlap, load_questions
 from caltune.errors import InputError
 from caltune.models import TEMPERATURE_FILE, load_model
-from caltune.output import report_bad_rows, require_folder
+from caltune.output import first_process, report_bad_rows, require_folder
 from caltune.report.advice import flags
 from caltune.trainer import CalibrationConfig, CalibrationTrainer
 from caltune.types import Question
@@ -59,9 +59,11 @@ def run_training(method: str, arguments: Sequence[str], *, prog: str) -> None:
         )
     trainer = build_trainer(method, args, settings, model, tokenizer, train, calibration)
     trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.accelerator.wait_for_everyone()  # where one has died, nothing is written
     save(trainer, folder)
-    print(f"{folder}: trained on {len(train)} questions; next, score its test questions:")
-    print(f"  {score_command(source, folder, settings, args, fields)}")
+    if first_process():
+        print(f"{folder}: trained on {len(train)} questions; next, score its test questions:")
+        print(f"  {score_command(source, folder, settings, args, fields)}")
 
 
 def score_command(
@@ -167,7 +169,7 @@ def load_splits(source: str, settings: TrainArguments, fields: dict[str, str]) -
 
 
 def _without(questions: Sequence[Question], name: str, twice: set[str]) -> list[Question]:
-    if twice:
+    if twice and first_process():
         why = "stand in another split too, by id or by text and options, and are left out"
         print(f"caltune: {len(twice)} {name} questions {why}", file=sys.stderr)
     kept = [question for question in questions if question.id not in twice]

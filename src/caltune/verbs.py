@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from caltune import verbs_answers, verbs_serve
 from caltune.errors import InputError
-from caltune.output import one_line, quiet, report_bad_rows, require_place, write_json
+from caltune.output import first_process, one_line, quiet, report_bad_rows, require_place, write_json
 
 if TYPE_CHECKING:
     import argparse
@@ -95,6 +95,7 @@ def score(arguments: argparse.Namespace) -> None:
     quiet()
     from caltune.data.shots import load_shots
     from caltune.scoring.cost import ScoringCost
+    from caltune.scoring.processes import join_processes
     from caltune.scoring.record import require_device, score_to_file
 
     fields, cost, seed = field_mapping(arguments.field), ScoringCost(), arguments.seed
@@ -104,6 +105,7 @@ def score(arguments: argparse.Namespace) -> None:
         verbs_serve.score_endpoint(arguments, questions, shots)
         return
     require_device(arguments.device)
+    join_processes(arguments.device)
     score_to_file(
         arguments.output,
         arguments.model,
@@ -115,9 +117,11 @@ def score(arguments: argparse.Namespace) -> None:
         exemplars=shots,
         seed=seed if shots else None,
         cost=cost,
+        together=True,
     )
-    print(cost, file=sys.stderr)
-    print(arguments.output)
+    if first_process():
+        print(cost, file=sys.stderr)
+        print(arguments.output)
 
 
 def knowledge(arguments: argparse.Namespace) -> None:

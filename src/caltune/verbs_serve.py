@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from caltune.errors import InputError
-from caltune.output import one_line, quiet, require_place
+from caltune.output import launched, one_line, quiet, require_place
 
 if TYPE_CHECKING:
     import argparse
@@ -91,6 +91,8 @@ def asks_server(arguments: argparse.Namespace) -> bool:
         if getattr(arguments, name):
             rule = "needs --endpoint" if here else "cannot be had from --endpoint"
             raise InputError(f"--{name.replace('_', '-')} {rule}, got {getattr(arguments, name)!r}")
+    if not here and launched() > 1:
+        raise InputError(f"--endpoint is asked by one process (see --parallel), got {launched()}")
     return not here
 
 

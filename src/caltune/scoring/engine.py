@@ -20,6 +20,7 @@ from caltune.scoring.cost import ScoringCost
 from caltune.scoring.features import prompt_states
 from caltune.scoring.letters import encode_letters
 from caltune.scoring.packing import EncodedQuestion, forward, option_logits, pack, token_log_probabilities
+from caltune.scoring.processes import is_sharded, process_count, process_rank, share_out, sum_over_processes
 from caltune.scoring.shared import Beginning, forward_behind, score_groups, without_beginning
 from caltune.types import OptionLogits, Question
 
@@ -70,6 +71,7 @@ def score(
     exemplars: Sequence[Question] = (),
     features: Features | None = None,
     cost: ScoringCost | None = None,
+    together: bool = False,
 ) -> OptionLogits:
     """What the model believes about each question: one logit an option, in one pass a question.
 
@@ -78,6 +80,7 @@ def score(
     option's own text, given the question. A batch holds at most `batch_tokens` tokens, padding included. Every question
     stands behind the answered `exemplars`. What prompts begin with in common (a system message, exemplars) is read once
     where that pays. A `features` dict is filled as `score_with_features` says, a row a question; `cost` is added to.
+    With `together` several processes that all call this with the same share the questions, and all get all results.
 
     Raises `InputError` without questions, for an unknown `reduction`, or for a question that cannot be encoded.
     """
@@ -98,6 +101,7 @@ def score(
         progress=progress,
         features=features,
         cost=cost,
+        together=together,
     )
     if cost is not None:
         cost.seconds += time.perf_counter() - start
@@ -142,22 +146,29 @@ def score_encoded(
     progress: bool = False,
     features: Features | None = None,
     cost: ScoringCost | None = None,
+    together: bool = False,
 ) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Option logits (N, K), float32, in the order of `encoded`, divided by the model's option temperature.
 
     The model's training mode is left as it was.
     A `features` dict is filled with each row's hidden state (H,) at the end of its prompt; `cost` with all but seconds.
+    With `together` processes share the questions; where they share the model's weights, too, each scores all of them.
     """
+    cost = ScoringCost() if cost is None else cost
+    if together and process_count() > 1 and not is_sharded(model):
+        how: dict[str, Any] = {"reduction": reduction, "batch_tokens": batch_tokens}
+        how["progress"] = progress and process_rank() == 0
+        return _score_together(model, encoded, pad_id, features, cost, how)
     width = max(len(item.options) for item in encoded)
     logits = np.full((len(encoded), width), -np.inf, dtype=np.float32)
-    cost = ScoringCost() if cost is None else cost
     cost.questions += len(encoded)
     cost.alone += sum(item.length for item in encoded)
     waiting: tuple[list[int], Tensor] | None = None
     bar = tqdm(
         total=len(encoded), desc="scoring", unit="question", disable=None if progress else True
     )  # None: where it is a terminal
-    with evaluating(model), torch.inference_mode(), bar:
+    # Weights that FSDP brings together in inference mode could not be trained afterwards.
+    with evaluating(model), torch.no_grad() if is_sharded(model) else torch.inference_mode(), bar:
         for beginning, rows in _batches(model, encoded, batch_tokens, cost):
             questions = [without_beginning(encoded[i], beginning) for i in rows]
             row_tokens = 0 if beginning is None else beginning.row_tokens
@@ -175,6 +186,35 @@ def score_encoded(
         if waiting is not None:
             logits[waiting[0]] = waiting[1].cpu().numpy()
     return logits / np.float32(option_temperature(model))
+
+
+def _score_together(
+    model: Any,
+    encoded: Sequence[EncodedQuestion],
+    pad_id: int,
+    features: Features | None,
+    cost: ScoringCost,
+    how: dict[str, Any],
+) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """`score_encoded` with the questions shared out: each process fills its own rows, and all are added up."""
+    mine = share_out(encoded, process_count())[process_rank()]
+    logits = np.zeros((len(encoded), max(len(item.options) for item in encoded)), dtype=np.float32)
+    own = ScoringCost()
+    read: Features | None = None if features is None else {}
+    if mine:
+        found = score_encoded(model, [encoded[i] for i in mine], pad_id, features=read, cost=own, **how)
+        logits[mine] = -np.inf
+        logits[mine, : found.shape[1]] = found
+    if features is not None and read is not None:
+        states = np.zeros((len(encoded), model.get_output_embeddings().in_features), dtype=np.float32)
+        for place, state in read.items():
+            states[mine[place]] = state
+        features.update(enumerate(sum_over_processes(states, model.device)))
+    counts = np.array([own.questions, own.tokens, own.alone, own.places], dtype=np.int64)
+    questions, tokens, alone, places = sum_over_processes(counts, model.device).tolist()
+    cost.questions, cost.tokens = cost.questions + questions, cost.tokens + tokens
+    cost.alone, cost.places = cost.alone + alone, cost.places + places
+    return sum_over_processes(logits, model.device)
 
 
 def _batches(

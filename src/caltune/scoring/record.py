@@ -17,6 +17,7 @@ from caltune.formats import ScoreFile, write_scores
 from caltune.models import load_model, option_temperature
 from caltune.prompts import render
 from caltune.scoring.engine import score, score_with_features
+from caltune.scoring.processes import process_rank
 from caltune.types import OptionLogits, Question
 
 EXAMPLES = 50  # questions most surely wrong whose text travels with the scores, for the report
@@ -41,7 +42,8 @@ def score_to_file(
     """`score` with a model or the name of one, written to `path` with its metadata; `how` goes to `score`.
 
     With `features` the file also holds each question's features, as `score_with_features` gives them.
-    A fine-tuned model's folder also tells the course of its training, which goes along.
+    A fine-tuned model's folder also tells the course of its training, which goes along. With `together` in `how` only
+    the first of several processes writes.
 
     Raises `InputError` for what cannot be loaded, scored or written.
     """
@@ -71,7 +73,8 @@ def score_to_file(
         **course,
         **(extra or {}),
     }
-    write_scores(path, scores, metadata, features=states)
+    if not how.get("together") or process_rank() == 0:
+        write_scores(path, scores, metadata, features=states)
     return ScoreFile(scores, metadata)
 
 
