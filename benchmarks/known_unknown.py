@@ -168,7 +168,7 @@ class Course(TrainerCallback):
     def take(self, state: Any) -> None:
         if state.global_step in {round(point * state.max_steps) for point in self.points}:
             scores = self.trainer.present_logits(self.trainer.calibration_rows)
-            values = evaluation_metrics(scores.logits, scores.labels)
+            values = evaluation_metrics(scores)
             values["noise_floor"] = noise_floor(scores.decide(), draws=200)
             self.found.append({"step": state.global_step, **values})
 

@@ -62,7 +62,7 @@ def assert_alike(ours: Step, theirs: Step) -> None:
 
 def outputs_of(trainer: Any, questions: list[Question]) -> AnswerOutputs:
     """The questions as one batch after the forward pass."""
-    inputs = trainer.data_collator(list(trainer._tokenise(questions)))
+    inputs = trainer.data_collator(list(trainer._evaluated(questions)))
     return trainer.compute_loss(trainer.model, inputs, return_outputs=True)[1]
 
 

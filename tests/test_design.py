@@ -25,7 +25,7 @@ SLOW_LIBRARIES = {*MODEL_LIBRARIES, "sklearn", "datasets", "matplotlib", "pandas
 # Everything a verb without a model may load.
 LIGHT = (
     *("cli", "verbs", "verbs_abstain", "verbs_recalibrate", "recalibration", "errors", "output", "prompts", "types"),
-    *("verbs_serve", "verbs_answers", "verbs_import", "verbs_export", "binomial", "abstain"),
+    *("card", "verbs_card", "verbs_serve", "verbs_answers", "verbs_import", "verbs_export", "binomial", "abstain"),
     *("data", "formats", "metrics", "recalibrate", "regime", "report"),
 )
 # Folder or file -> what of caltune it may import; each may import itself.
@@ -43,7 +43,10 @@ DIRECTIONS = {
     "formats": {"errors", "types", "data", "prompts", "knowledge", "abstain", "output"},
     "losses": {"errors"},
     "callbacks": {"errors", "recalibrate"},
-    "config": {"errors", "models", "output"},
+    "card": {"errors", "types", "metrics", "report"},
+    "checkpoints": {"card", "errors", "models"},
+    "config": {"errors", "models"},
+    "examples": {"errors", "types", "data"},
     "knowledge": {"errors", "types", "metrics"},
     "models": {"errors"},
     "output": {"errors", "report"},
@@ -51,8 +54,10 @@ DIRECTIONS = {
         *("errors", "types", "data", "prompts", "metrics", "recalibrate", "regime"),
         *("formats", "output", "abstain", "binomial"),
     },
-    "scoring": {"errors", "types", "prompts", "models", "formats", "knowledge", "output"},
+    "scoring": {"errors", "types", "prompts", "models", "formats", "knowledge"},
     "serving": {"errors", "types", "abstain", "models", "formats", "recalibration", "scoring"},
+    "starting": {"errors", "models"},
+    "trackers": {"report"},
     "predictors": {"errors", "types", "prompts", "models", "scoring"},
     "methods": {"errors", "types", "metrics", "losses", "knowledge", "formats", "collator", "trainer"},
 }

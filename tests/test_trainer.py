@@ -277,7 +277,7 @@ def test_questions_and_tokenizer_are_checked(tmp_path: Path) -> None:
             build("SFT", tmp_path, train=tiny_questions(3), **{where: tiny_questions(8)[1:]})
     with pytest.raises(InputError, match=r"processing_class must be given .* got None"):
         SFTTrainer(tiny_model(), args, train_dataset=tiny_questions(2))
-    with pytest.raises(InputError, match="train_dataset must hold at least one question, got none"):
+    with pytest.raises(InputError, match="train_dataset must hold at least one question or row, got none"):
         build("SFT", tmp_path, train=[])
     long = Question("long", "capital " * 400, ("Lima", "Oslo"), 0)
     with pytest.raises(InputError, match=r"question long: has .* tokens, the model's context holds 256"):

@@ -52,7 +52,7 @@ class OptionTemperature(TrainerCallback):
         config = self.trainer.accelerator.unwrap_model(self.trainer.model).config
         config.option_temperature = args.option_temperature or 1.0
         if not args.option_temperature:
-            rows = self.trainer.train_dataset
+            rows = self.trainer.train_rows
             chosen = random.Random(args.seed).sample(range(len(rows)), min(FITTED_ON, len(rows)))
             try:
                 fitted = fit_temperature(self.trainer.present_logits(rows.select(chosen)))

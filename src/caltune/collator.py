@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
-from numpy.typing import NDArray
+from datasets import Dataset, concatenate_datasets
 from torch import Tensor
+from transformers import EvalPrediction
 
 from caltune.errors import InputError
+from caltune.examples import PLACE, Examples
 from caltune.metrics import accuracy, brier, ece, mean_confidence, nll
 from caltune.scoring.engine import encode_questions
 from caltune.scoring.packing import EncodedQuestion, PackedBatch, option_logits, pack, token_log_probabilities
-from caltune.types import FloatArray, OptionLogits, Question
+from caltune.types import OptionLogits
 
 BATCH_FIELDS = tuple(f.name for f in fields(PackedBatch))
 ROW_TOKENS = 512  # questions share rows of this length, so that mixed lengths leave little padding
+LENGTH = "length"  # what `group_by_length` looks for
+COLUMNS = ("prompt_ids", "option_ids", "label", "row", "input_ids", "labels", LENGTH)  # what a batch is made of
+ORDINARY = -1  # the label of a row that is no question
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,33 +67,129 @@ def answer_outputs(
         rows=inputs["rows"],
         option_logits=options / temperature,
         labels=labels,
-        answer_nll=-sums.gather(-1, labels[:, None])[:, 0],
+        answer_nll=-sums.gather(-1, labels[:, None].clamp(min=0))[:, 0],  # an ordinary row has one option, the first
         logits=logits,
         batch=batch,
         temperature=temperature,
     )
 
 
+def question_part(outputs: AnswerOutputs) -> AnswerOutputs:
+    """The outputs of a mixed batch without its ordinary rows; `logits` and the batch's rows of tokens stay whole."""
+    batch, width = outputs.batch, outputs.option_logits.shape[1]
+    kept = outputs.labels != ORDINARY
+    owner = batch.target_options // width
+    targets = kept[owner]
+    part = replace(
+        batch,
+        target_positions=batch.target_positions[targets],
+        target_tokens=batch.target_tokens[targets],
+        target_options=(kept.cumsum(0) - 1)[owner[targets]] * width + batch.target_options[targets] % width,
+        option_lengths=batch.option_lengths[kept],
+    )
+    return replace(
+        outputs,
+        rows=outputs.rows[kept],
+        option_logits=outputs.option_logits[kept],
+        labels=outputs.labels[kept],
+        answer_nll=outputs.answer_nll[kept],
+        batch=part,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class AnswerCollator:
-    """Rows of tokenised questions -> a `PackedBatch` as a dict, which is what `Trainer` moves between devices."""
+    """Tokenised questions and ordinary rows -> a `PackedBatch` as a dict, as `Trainer` moves it between devices.
+
+    An ordinary row is laid out as a question with one option, its tokens from the first learned one on.
+    """
 
     pad_id: int
     options: int
 
     def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        encoded = [encoded_row(feature) for feature in features]
+        learned: list[bool] = []
+        encoded = []
+        counts = []
+        for feature in features:
+            if feature.get("input_ids") is None:
+                encoded.append(encoded_row(feature))
+                learned += [True] * sum(map(len, encoded[-1].options))
+                counts.append(0)
+            else:
+                item, targets = ordinary_row(feature)
+                encoded.append(item)
+                learned += targets
+                counts.append(sum(targets))
         batch = pack(encoded, self.pad_id, options=self.options, row_tokens=ROW_TOKENS)
+        if not all(learned):
+            batch = _only_learned(batch, torch.tensor(learned))
+        labels = [ORDINARY if tokens else feature["label"] for feature, tokens in zip(features, counts, strict=True)]
+        rows = [ORDINARY if tokens else feature["row"] for feature, tokens in zip(features, counts, strict=True)]
         return {
             **{name: getattr(batch, name) for name in BATCH_FIELDS},
-            "labels": torch.tensor([feature["label"] for feature in features]),
-            "rows": torch.tensor([feature["row"] for feature in features]),
+            "labels": torch.tensor(labels),
+            "rows": torch.tensor(rows),
+            "tokens": torch.tensor(counts),
         }
 
 
-def evaluation_metrics(logits: FloatArray, labels: NDArray[np.integer]) -> dict[str, float]:
-    """Accuracy, mean confidence, ECE, Brier score and NLL of option logits (N, K) and labels (N,)."""
-    scores = OptionLogits(tuple(map(str, range(len(labels)))), logits, labels)
+def ordinary_row(row: dict[str, Any]) -> tuple[EncodedQuestion, list[bool]]:
+    """An ordinary row as prompt and one option, and which of the option's tokens are learned.
+
+    >>> ordinary_row({"input_ids": [7, 8, 9, 5, 6], "labels": [-100, -100, 9, -100, 6]})
+    (EncodedQuestion(prompt=(7, 8), options=((9, 5, 6),)), [True, False, True])
+    """
+    ids, labels = row["input_ids"], row["labels"]
+    places = [place for place in range(1, len(ids)) if labels[place] != -100]  # nothing stands before the first token
+    first, end = places[0], places[-1] + 1
+    targets = [label != -100 for label in labels[first:end]]
+    return EncodedQuestion(tuple(ids[:first]), (tuple(ids[first:end]),)), targets
+
+
+def _only_learned(batch: PackedBatch, learned: Tensor) -> PackedBatch:
+    """Without the targets that are not learned, and the positions that predict nothing else."""
+    positions, places = torch.unique(batch.target_positions[learned], return_inverse=True)
+    return replace(
+        batch,
+        positions=batch.positions[positions],
+        target_positions=places,
+        target_tokens=batch.target_tokens[learned],
+        target_options=batch.target_options[learned],
+    )
+
+
+def row_counts(batch: dict[str, Tensor]) -> Tensor:
+    """Questions, ordinary rows and the latter's learned tokens of a batch, (3,)."""
+    ordinary = (batch["labels"] == ORDINARY).sum()
+    return torch.stack([len(batch["labels"]) - ordinary, ordinary, batch["tokens"].sum()])
+
+
+def token_hits(outputs: AnswerOutputs) -> Tensor:
+    """Whether each learned token of the ordinary rows is the most likely one, as TRL's `mean_token_accuracy` asks."""
+    width, batch = outputs.option_logits.shape[1], outputs.batch
+    targets = outputs.labels[batch.target_options // width] == ORDINARY
+    return outputs.logits.argmax(-1)[batch.target_positions[targets]] == batch.target_tokens[targets]
+
+
+def question_scores(prediction: EvalPrediction) -> OptionLogits | None:
+    """The questions among what was predicted, None without any; ids are row numbers."""
+    asked = prediction.label_ids != ORDINARY
+    if not asked.any():
+        return None
+    logits, labels = prediction.predictions[asked], prediction.label_ids[asked]
+    return OptionLogits(tuple(map(str, range(len(labels)))), logits, labels)
+
+
+def evaluation_metrics(
+    scores: OptionLogits | None, own: Callable[[EvalPrediction], dict[str, float]] | None = None
+) -> dict[str, float]:
+    """Accuracy, mean confidence, ECE, Brier score and NLL, and `own` metrics; empty without questions.
+
+    `own` gets option logits (N, K) and labels (N,), and wins over a name of ours.
+    """
+    if scores is None:
+        return {}
     decided = scores.decide()
     return {
         "accuracy": accuracy(decided),
@@ -97,26 +197,16 @@ def evaluation_metrics(logits: FloatArray, labels: NDArray[np.integer]) -> dict[
         "ece": ece(decided),
         "brier": brier(scores),
         "nll": nll(scores),
+        **(own(EvalPrediction(scores.logits, scores.labels)) if own else {}),
     }
 
 
-def require_apart(train: Sequence[Question], held_out: Sequence[Question]) -> None:
-    """Raise `InputError` without training questions, or when one of them, by its id, is held out too."""
-    if not train:
-        raise InputError("train_dataset must hold at least one question, got none")
-    kept_out = {question.id for question in held_out}
-    shared = [question.id for question in train if question.id in kept_out]
-    if shared:
-        raise InputError(f"{len(shared)} training questions are also held out, the first is id {shared[0]!r}")
-
-
-def question_rows(
-    questions: Sequence[Question], tokenizer: Any, *, answers: Any, template: Any, context: int | None
-) -> Dataset:
-    """Questions as a data set of token ids, labels and row numbers.
+def question_rows(examples: Examples, tokenizer: Any, answers: Any, template: Any, context: int | None) -> Dataset:
+    """Questions as a data set of token ids, labels and row numbers, with their places among other rows.
 
     Raises `InputError` for a question without an answer, and what `encode_questions` raises.
     """
+    questions = examples.questions
     unlabelled = [q.id for q in questions if q.answer is None]
     if unlabelled:
         raise InputError(f"{len(unlabelled)} questions have no answer, the first is id {unlabelled[0]!r}")
@@ -127,8 +217,30 @@ def question_rows(
             "option_ids": [[list(option) for option in item.options] for item in encoded],
             "label": [q.answer for q in questions],
             "row": list(range(len(encoded))),
+            LENGTH: [item.length for item in encoded],
+            PLACE: list(examples.places),
         }
     )
+
+
+def ordinary_rows(prepared: Dataset) -> Dataset:
+    """What TRL has tokenised and labelled, without rows that teach nothing; nothing can predict a first token."""
+    kept = prepared.select_columns(["input_ids", "labels", PLACE])
+    kept = kept.filter(lambda labels: any(label != -100 for label in labels[1:]), input_columns="labels")
+    return kept.add_column(LENGTH, [len(ids) for ids in kept["input_ids"]])
+
+
+def tokenised_rows(
+    examples: Examples, tokenizer: Any, args: Any, context: int | None, prepare: Callable[[Dataset], Dataset]
+) -> Dataset:
+    """All examples in the order they came in, with `COLUMNS`, null where a row has none; `prepare` is TRL's."""
+    parts = [ordinary_rows(prepare(rows)) for rows in examples.ordinary]
+    if examples.questions or not parts:
+        parts.append(question_rows(examples, tokenizer, args.answers, args.template, context))
+    if len(parts) == 1:
+        return parts[0]
+    rows = concatenate_datasets(parts)
+    return rows.select(np.argsort(np.asarray(rows[PLACE]), kind="stable"))
 
 
 def encoded_row(row: dict[str, Any]) -> EncodedQuestion:

@@ -10,12 +10,16 @@ from trl import SFTConfig
 from caltune.errors import InputError, require
 from caltune.models import default_device
 
+LOWER_IS_BETTER = ("nll", "ece", "brier")  # metrics of an evaluation
+
 
 @dataclass
 class CalibrationConfig(SFTConfig):
     """`SFTConfig` with what questions with options need; every other field means what it means in TRL.
 
-    `bf16` is left off where there is no accelerator: float32 is the faster one on a CPU.
+    `bf16` is left off where there is no accelerator: float32 is the faster one on a CPU. `packing` and `padding_free`
+    change nothing, since rows are packed in any case. `greater_is_better` is false by itself where
+    `metric_for_best_model` is an `nll`, `ece` or `brier`.
     """
 
     answers: str = field(
@@ -59,6 +63,11 @@ class CalibrationConfig(SFTConfig):
         if self.use_cpu or default_device().type == "cpu":
             self.bf16 = bool(self.bf16)
             self.dataloader_pin_memory = False  # there is nowhere to copy to
+        best = (self.metric_for_best_model or "").removeprefix("eval_")
+        if self.greater_is_better is None and best.endswith(LOWER_IS_BETTER):
+            self.greater_is_better = False  # transformers knows this of losses only
+        # Rows of a batch share rows of tokens as it is, without reaching into each other.
+        self.packing = self.padding_free = self.eval_packing = False
         # Questions are tokenised here, not by TRL.
         self.dataset_kwargs = {**(self.dataset_kwargs or {}), "skip_prepare_dataset": True}
         super().__post_init__()

@@ -151,7 +151,7 @@ def test_refresh_once_keeps_the_first_threshold(tmp_path: Path) -> None:
 
 
 def outputs_of(trainer: Any, questions: list[Any]) -> AnswerOutputs:
-    inputs = trainer.data_collator(list(trainer._tokenise(questions)))
+    inputs = trainer.data_collator(list(trainer._evaluated(questions)))
     return trainer.compute_loss(trainer.model, inputs, return_outputs=True)[1]
 
 

@@ -101,7 +101,7 @@ class CogCalibTrainer(CalibrationTrainer):
         self.known = np.zeros(0, dtype=bool)  # of the calibration questions, before training
         self.detector: Detector | None = None
         if args.knowledge:
-            known = _known(args.knowledge, kwargs["train_dataset"])
+            known = _known(args.knowledge, self.train_questions)
             self.given = torch.tensor(known, dtype=torch.float32, device=self.accelerator.device)
         elif not self.calibration_questions:
             raise InputError("cogcalib fits its detector on calibration questions, got none (and no knowledge file)")

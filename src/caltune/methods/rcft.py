@@ -107,7 +107,6 @@ class RCFTTrainer(CalibrationTrainer):
         super().__init__(model, args, **kwargs)
         if args.bin_accuracy_source == "held-out" and not self.calibration_questions:
             raise InputError("bin_accuracy_source 'held-out' needs calibration questions, got none")
-        self.train_questions = list(kwargs["train_dataset"])
         if args.bin_accuracy_source == "cross-fitted":
             if len(self.train_questions) < args.folds:
                 raise InputError(f"folds must be at most the {len(self.train_questions)} questions, got {args.folds}")
@@ -137,7 +136,7 @@ class RCFTTrainer(CalibrationTrainer):
     def expectation(self) -> None:
         """E-step: each training question's A_m and weight under the present model."""
         args: RCFTConfig = self.args
-        train = self.present_logits(self.train_dataset).decide()
+        train = self.present_logits(self.train_rows).decide()
         source = self.source_answers(train)
         smooth = args.bin_targets == "smooth"
         curve = smooth_accuracy(source, 0.5 / args.bins) if smooth else bin_accuracy(source, args.bins)
