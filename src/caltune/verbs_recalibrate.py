@@ -43,7 +43,7 @@ def recalibrate(arguments: argparse.Namespace) -> None:
         if name in recalibration.WITH_TARGET:
             (like,), there = _read(name, "--target", arguments.target or arguments.apply, features=True)
             target = {"target": like.scores, "target_features": there}
-        with _about(arguments.fit):
+        with _about([*arguments.fit, *((arguments.target or arguments.apply) if target else [])]):
             fitted, told = recalibration.fit(name, *(file.scores for file in fit), features=at, **target)
     files, at = _read(name, "--apply", arguments.apply, features=recalibration.needs_features(name, fitted))
     with _about(arguments.apply):

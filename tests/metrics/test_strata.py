@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from caltune.errors import InputError
-from caltune.metrics import group_calibration, option_calibration, poisson_binomial
+from caltune.metrics import classwise_ece, group_calibration, option_calibration, poisson_binomial
 from caltune.types import OptionLogits, Predictions
 
 
@@ -103,6 +103,14 @@ def test_options_over_the_questions_that_have_them():
     assert [(one.name, one.n) for one in found] == [("A", 3), ("B", 3), ("C", 1)]
     assert [one.says for one in found] == pytest.approx([4 / 9, 4 / 9, 1 / 3])
     assert [one.right for one in found] == pytest.approx([1 / 3, 1 / 3, 1.0])
+
+
+def test_a_right_option_that_is_ruled_out_counts_as_said_never():
+    # B: says 0.5 and is wrong, says 0 and is right; A: says 0.5 and is right, says 1 and is wrong.
+    scores = OptionLogits(("1", "2"), [[0.0, 0.0], [0.0, -np.inf]], [0, 1])
+    found = option_calibration(scores)
+    assert [(one.name, one.n, one.says, one.right) for one in found] == [("A", 2, 0.75, 0.5), ("B", 2, 0.25, 0.5)]
+    assert classwise_ece(scores) == 0.75  # (0.5 + 1) / 2 for each
 
 
 def test_a_favoured_position_is_found():

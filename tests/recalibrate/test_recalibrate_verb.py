@@ -186,6 +186,8 @@ def test_a_pool_takes_several_files(caltune, refused, tmp_path):
 def test_flags_that_do_not_belong_are_refused(refused, tmp_path, written):
     fit, apply = written("cal", 40, 0), written("test", 40, 1000)
     plain, out = written("plain", 40, 2000, features=False), tmp_path / "out.parquet"
+    wide = scores_file(tmp_path / "wide.parquet", 40, first=3000)
+    write_scores(wide, read_scores(wide).scores, {}, features=np.eye(40))
     rest = ("--apply", apply, "-o", out)
     for arguments, wanted in (
         (("platt", "--fit", fit, fit, *rest), "--fit: platt takes one file, only pool takes several; got 2"),
@@ -197,6 +199,7 @@ def test_flags_that_do_not_belong_are_refused(refused, tmp_path, written):
         (("lore", "--fit", fit, "--apply", plain, "-o", out), f"{plain}: needs the column 'features'"),
         (("shift", "--fit", fit, "--target", plain, *rest), f"{plain}: needs the column 'features'"),
         (("shift", "--fit", fit, "--target", fit, *rest), "the target must not meet questions it was fitted on"),
+        (("shift", "--fit", fit, "--target", wide, *rest), f"{fit}, {wide}: target features must have the shape"),
     ):
         assert wanted in refused("recalibrate", *arguments)
     assert not out.exists()

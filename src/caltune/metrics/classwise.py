@@ -13,7 +13,8 @@ def classwise_ece(scores: OptionLogits, bins: int = 15) -> float:
     """How far each option's probability is from how often that option is right; lower is better, in [0, 1].
 
     (1/K) Σ_k Σ_m (n_km / N_k) |frequency_km − mean probability_km|, equal-width bins m of p_k, right-closed. Option k
-    is counted over the N_k questions that have it (a finite logit); an option that no question has is left out of K.
+    is counted over the N_k questions that have it (a finite logit, or the right answer); one that no question has is
+    left out of K.
     nan for no questions. For shuffled multiple choice the classes are positions A, B, C, …
 
     Raises `InputError` when a label is unknown or there is less than one bin.
@@ -40,6 +41,7 @@ def classwise_ece_statistic(scores: OptionLogits, bins: int = 15) -> Statistic:
     scores.require_labels()
     probabilities = scores.probabilities()
     has = np.isfinite(scores.logits)
+    has[np.arange(len(scores)), scores.labels] = True  # also where it was ruled out
     options = np.flatnonzero(has.any(axis=0))
     rows = [np.flatnonzero(has[:, k]) for k in options]
     gaps = [(scores.labels[i] == k) - probabilities[i, k] for k, i in zip(options, rows, strict=True)]

@@ -56,9 +56,9 @@ def group_calibration(predictions: Predictions, level: float = 0.95) -> list[Str
 def option_calibration(scores: OptionLogits, level: float = 0.95) -> list[Stratum]:
     """The mean probability of each option against how often it is the right one; named A, B, C, …
 
-    Over the questions that have the option (a finite logit); one that no question has is left out. Chance is as in
-    `group_calibration`. For shuffled multiple choice the options are positions: a model that favours A says more than
-    is right there. Errors that cancel within an option are not seen; `classwise_ece` sees them.
+    Over the questions that have it (a finite logit, or the right answer); one that none has is left out. Chance as in
+    `group_calibration`. For shuffled multiple choice options are positions: a model that favours A says more than is
+    right there. Errors that cancel within an option are not seen; `classwise_ece` sees them.
 
     Raises `InputError` when a label is unknown, or for a level outside (0, 1).
 
@@ -69,6 +69,7 @@ def option_calibration(scores: OptionLogits, level: float = 0.95) -> list[Stratu
     scores.require_labels()
     probabilities = np.minimum(scores.probabilities(), 1.0)
     has = np.isfinite(scores.logits)
+    has[np.arange(len(scores)), scores.labels] = True  # also where it was ruled out
     options = np.flatnonzero(has.any(axis=0)).tolist()
     found = []
     for k in options:

@@ -31,7 +31,7 @@ def density_ratio(
 ) -> FloatArray:
     """How much more often each source question would be asked in the target, (N,), with a mean of 1.
 
-        w(x) = p(target | x) / p(source | x) · N_source / N_target,   at most `largest`
+        w(x) = p(target | x) / p(source | x) · N_source / N_target,   at most `largest`, then divided by their mean
 
     from a logistic regression on up to `components` principal components of `source` (N, d) and `target` (M, d)
     features. Cross-fitted: a question's weight comes from a regression that has not seen it, since on its own questions
