@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -124,3 +125,29 @@ def test_a_sharded_head_is_refused(tmp_path: Path) -> None:
         InputError, match="question_loss_weight above 0 needs one process or DDP, got FSDP or DeepSpeed"
     ):
         build("SFT", tmp_path, trainer_class=Sharded, question_loss_weight=0.5)
+
+
+class Spread(SFTTrainer):
+    """Says that FSDP is at work, with the settings given."""
+
+    version, kind = 2, "StateDictType.FULL_STATE_DICT"
+
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()
+        self.is_fsdp_enabled = True
+        plugin = SimpleNamespace(fsdp_version=self.version, state_dict_type=self.kind)
+        self.accelerator.state.fsdp_plugin = plugin
+
+
+@pytest.mark.parametrize(("version", "kind"), [(1, "FULL_STATE_DICT"), (2, "SHARDED_STATE_DICT")])
+def test_fsdp_that_would_not_score_or_not_be_saved_is_refused(tmp_path: Path, version: int, kind: str) -> None:
+    build("SFT", tmp_path, trainer_class=Spread)
+    with pytest.raises(InputError, match=f"FULL_STATE_DICT, got {version} and {kind}"):
+        build("SFT", tmp_path, trainer_class=type("Other", (Spread,), {"version": version, "kind": kind}))
+
+
+def test_weights_that_deepspeed_spreads_out_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build("SFT", tmp_path, trainer_class=Sharded)
+    monkeypatch.setattr("caltune.checkpoints.is_deepspeed_zero3_enabled", lambda: True)
+    with pytest.raises(InputError, match="zero_stage must be 1 or 2, got 3"):
+        build("SFT", tmp_path, trainer_class=Sharded)
