@@ -26,16 +26,17 @@ SLOW_LIBRARIES = {*MODEL_LIBRARIES, "sklearn", "datasets", "matplotlib", "pandas
 LIGHT = (
     *("cli", "verbs", "verbs_abstain", "verbs_recalibrate", "recalibration", "errors", "output", "prompts", "types"),
     *("card", "verbs_card", "verbs_serve", "verbs_answers", "verbs_import", "verbs_export", "binomial", "abstain"),
-    *("data", "formats", "metrics", "recalibrate", "regime", "report"),
+    *("data", "formats", "metrics", "recalibrate", "regime", "report", "notebook"),
 )
 # Folder or file -> what of caltune it may import; each may import itself.
 DIRECTIONS = {
     "errors": set(),
-    "types": {"errors"},
+    "notebook": set(),
+    "types": {"errors", "notebook"},
     "data": {"errors", "types"},
     "prompts": {"errors", "types"},
-    "metrics": {"errors", "types"},
-    "recalibrate": {"errors", "types", "metrics", "predictors"},
+    "metrics": {"errors", "notebook", "types"},
+    "recalibrate": {"errors", "notebook", "types", "metrics", "predictors"},
     "recalibration": {"errors", "output", "recalibrate"},
     "regime": {"errors", "types", "metrics"},
     "binomial": {"types"},
@@ -52,7 +53,7 @@ DIRECTIONS = {
     "output": {"errors", "report"},
     "report": {
         *("errors", "types", "data", "prompts", "metrics", "recalibrate", "regime"),
-        *("formats", "output", "abstain", "binomial"),
+        *("formats", "output", "abstain", "binomial", "notebook"),
     },
     "scoring": {"errors", "types", "prompts", "models", "formats", "knowledge"},
     "serving": {"errors", "types", "abstain", "models", "formats", "recalibration", "scoring"},

@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caltune.errors import InputError
+from caltune.notebook import number, table
 
 FloatArray = NDArray[np.float64]
 MAX_OPTIONS = 26  # as many as there are letters
+SHOWN = 5  # rows in a notebook
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +159,16 @@ class OptionLogits:
             groups=tuple(self.groups[i] for i in rows),
         )
 
+    def _repr_html_(self) -> str:
+        """The first rows, as a notebook shows them."""
+        shown = self.take(range(min(len(self), SHOWN)))
+        rows = []
+        for i, chances in enumerate(shown.probabilities()):
+            count = int(np.flatnonzero(np.isfinite(shown.logits[i]))[-1]) + 1  # what is behind are no options
+            right = str(shown.labels[i]) if shown.labels[i] >= 0 else "unknown"
+            rows.append([shown.ids[i], right, ", ".join(number(p, 2) for p in chances[:count])])
+        return table(f"OptionLogits of {len(self):,} questions", ["id", "right option", "probabilities"], rows)
+
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
@@ -198,6 +210,12 @@ class Predictions:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def _repr_html_(self) -> str:
+        """The first rows, as a notebook shows them."""
+        first = zip(self.ids, self.confidence, self.correct, range(SHOWN), strict=False)
+        rows = [[name, number(sure), "yes" if right else "no"] for name, sure, right, _ in first]
+        return table(f"Predictions of {len(self):,} questions", ["id", "confidence", "right"], rows)
 
 
 def _require_unique(ids: tuple[str, ...]) -> None:

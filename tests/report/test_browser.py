@@ -22,7 +22,6 @@ from caltune.types import OptionLogits
 
 pytestmark = [
     pytest.mark.skipif(find_chromium() is None, reason="no Chromium is installed"),
-    pytest.mark.xdist_group("chromium"),
 ]
 HOSTILE = "<script>ran=1</script><img src=x onerror=ran=1>"
 PHONE = 360

@@ -18,6 +18,7 @@ from caltune.metrics.bootstrap import (
     percentile_interval,
 )
 from caltune.metrics.summary import DIRECTIONS, Direction, all_metrics, metric_values
+from caltune.notebook import interval, number, table
 from caltune.types import FloatArray, OptionLogits
 
 Verdict = Literal["better", "worse", "higher", "lower", "no clear difference"]
@@ -59,6 +60,16 @@ class Comparison:
     def to_json(self) -> dict[str, Any]:
         """A plain dict for JSON; a number that is not finite becomes None."""
         return {"n": self.n, "metrics": {name: found.to_json() for name, found in self.metrics.items()}}
+
+    def _repr_html_(self) -> str:
+        """The table that a notebook shows."""
+        rows = []
+        for name, found in self.metrics.items():
+            values = [number(one) for one in (found.value_a, found.value_b, found.difference.value)]
+            whole = interval(found.difference.low, found.difference.high)
+            rows.append([name, *values, whole, number(found.p_value), found.verdict])
+        header = ["", "a", "b", "b − a", "95 % interval", "p", "b is"]
+        return table(f"b against a on the same {self.n:,} questions", header, rows)
 
 
 def compare(a: OptionLogits, b: OptionLogits, *, draws: int | None = None, seed: int = 0) -> Comparison:

@@ -14,6 +14,7 @@ from caltune.metrics.bootstrap import Interval, bootstrap, finite_or_none, mean_
 from caltune.metrics.paired import minus, two_sided_p_value
 from caltune.metrics.planning import detectable_difference, holm
 from caltune.metrics.proper import brier, nll_per_question
+from caltune.notebook import table
 from caltune.types import FloatArray, OptionLogits
 
 _LEVEL = 0.05
@@ -67,6 +68,12 @@ class Ranking:
             name: {"first_place": self.places[name][0], "last_place": self.places[name][1], "against": against[name]}
             for name in self.order
         }
+
+    def _repr_html_(self) -> str:
+        """The table that a notebook shows."""
+        places = [sorted(set(self.places[name])) for name in self.order]
+        rows = [[name, " to ".join(map(str, place))] for name, place in zip(self.order, places, strict=True)]
+        return table("Places by NLL", ["", "place"], rows, "A range where chance leaves it open.")
 
 
 def rank(scores: Mapping[str, OptionLogits], *, draws: int | None = None, seed: int = 0) -> Ranking:

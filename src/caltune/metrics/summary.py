@@ -25,6 +25,7 @@ from caltune.metrics.discrimination import auroc_statistic
 from caltune.metrics.ece import ece_statistic, noise_floor
 from caltune.metrics.proper import brier_per_question, nll_per_question
 from caltune.metrics.smooth import smooth_ece_statistic
+from caltune.notebook import interval, number, table
 from caltune.types import FloatArray, OptionLogits, Predictions
 
 Direction = Literal["higher", "lower", "neither"]
@@ -62,11 +63,26 @@ class Summary:
         """A plain dict for JSON; a number that is not finite becomes None."""
         return {
             "n": self.n,
-            "metrics": {name: interval.to_json() for name, interval in self.metrics.items()},
+            "metrics": {name: found.to_json() for name, found in self.metrics.items()},
             "noise_floor": finite_or_none(self.noise_floor),
             "noise_floor_mass": finite_or_none(self.noise_floor_mass),
-            "corrected": {name: interval.to_json() for name, interval in self.corrected.items()},
+            "corrected": {name: found.to_json() for name, found in self.corrected.items()},
         }
+
+    def _repr_html_(self) -> str:
+        """The table that a notebook shows."""
+        floors = {"ece": self.noise_floor, "ece_mass": self.noise_floor_mass}
+        rows = []
+        for name, found in self.metrics.items():
+            whole = "" if name in CALIBRATION_ERRORS else interval(found.low, found.high)
+            way = DIRECTIONS.get(name, "neither")
+            better = "" if way == "neither" else f"{way} is better"
+            rows.append([name, number(found.value), whole, better])
+            if name in self.corrected:
+                left = self.corrected[name]
+                rows.append([f"{name} by chance alone", number(floors[name]), "", ""])
+                rows.append([f"{name} without chance", number(left.value), interval(left.low, left.high), ""])
+        return table(f"{self.n:,} questions", ["", "value", "95 % interval", ""], rows)
 
 
 def summarise(scores: OptionLogits, *, draws: int | None = None, seed: int = 0) -> Summary:

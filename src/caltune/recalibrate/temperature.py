@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from caltune.errors import InputError
+from caltune.notebook import number
 from caltune.recalibrate.guards import largest_at_zero, require_unseen, short
 from caltune.types import FloatArray, OptionLogits
 
@@ -58,6 +59,10 @@ class Temperature:
         {'temperature': 1.5, 'fitted_on': ['a']}
         """
         return {"temperature": self.temperature, "fitted_on": list(self.fitted_on)}
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the number, and not all the ids."""
+        return f"Temperature {number(self.temperature)}, fitted on {len(self.fitted_on):,} questions"
 
     @classmethod
     def from_json(cls, data: Any) -> Temperature:

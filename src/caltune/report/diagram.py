@@ -11,6 +11,7 @@ from typing import Any
 
 from caltune.errors import InputError
 from caltune.metrics import chance_band, reliability_bins
+from caltune.notebook import picture
 from caltune.report.svg import Element, Frame, add, figure, line, render
 from caltune.report.text import percent, questions
 from caltune.types import FloatArray, Predictions
@@ -48,6 +49,12 @@ class Diagram:
     def beyond_chance(self, i: int) -> bool:
         """Whether the accuracy of bin `i` lies outside what chance allows."""
         return not self.low[i] - 1e-9 <= self.accuracy[i] <= self.high[i] + 1e-9
+
+    def _repr_html_(self) -> str:
+        """The picture that a notebook shows."""
+        css = Path(__file__).with_name("chart.css").read_text(encoding="utf-8")
+        alone = "svg { --model: var(--m0); background: var(--paper); font-family: system-ui, sans-serif }"
+        return picture(draw_diagram(self, name="the model", identifier="d"), css + alone, describe_diagram(self))
 
 
 def compute_diagram(predictions: Predictions, bins: int = BINS) -> Diagram:

@@ -3,24 +3,11 @@
 from __future__ import annotations
 
 import math
-import re
+
+from caltune.notebook import clean as clean
 
 MINUS = "\u2212"
 UNDEFINED = "not defined"
-
-# Control characters break parsers, lone surrogates break UTF-8, and the bidirectional overrides and isolates reorder
-# the text around them. The plain left-to-right and right-to-left marks stay: Arabic and Hebrew questions need them.
-_HARMFUL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u2028-\u202e\u2066-\u2069\ufdd0-\ufdef\ufffe\uffff]")
-
-
-def clean(value: object) -> str:
-    """The text with every character that could break or reorder the page written out as its code point.
-
-    >>> clean("a" + chr(0x202E) + "b"), clean("two" + chr(10) + "lines"), clean(0.5)
-    ('a[U+202E]b', 'two\\nlines', '0.5')
-    """
-    text = str(value).replace("\r\n", "\n").replace("\r", "\n")
-    return _HARMFUL.sub(lambda match: f"[U+{ord(match[0]):04X}]", text)
 
 
 def number(value: float, digits: int = 3) -> str:
