@@ -44,7 +44,7 @@ def calibration_section(scores: OptionLogits, *, told: Mapping[str, object] | No
     >>> scores = OptionLogits(ids=("a", "b"), logits=[[2.0, 0.0], [0.0, 1.0]], labels=[0, 0])
     >>> section, _ = calibration_section(scores, told={"data": "my_file"})
     >>> [line for line in section.splitlines() if "| Accuracy" in line or "data" in line]
-    ['- data\\\\: my\\\\_file', '| Accuracy | 50.0\\xa0% | [0.0,\\xa0100.0] | share right; higher is better |']
+    ['- data: my\\\\_file', '| Accuracy | 50.0\\xa0% | [0.0,\\xa0100.0] | share right; higher is better |']
     """
     summary = summarise(scores)
     table = numbers_table(["value"], [summary], comparable=())
@@ -53,9 +53,9 @@ def calibration_section(scores: OptionLogits, *, told: Mapping[str, object] | No
         "## Calibration",
         "",
         "How far the probability that the model puts on an answer is the share of such answers that are right, over "
-        f"{questions(summary.n)} it was not trained on.",
+        f"{questions(summary.n)}.",
         "",
-        *(f"- {markdown(f'{name}: {value}')}" for name, value in (told or {}).items()),
+        *(f"- {name}: {markdown(value)}" for name, value in (told or {}).items()),
         "",
         "| | value | 95 % interval | |",
         "| --- | ---: | --- | --- |",
@@ -120,17 +120,19 @@ def write_eval_results(
         raise InputError("task must be a name in the data set's eval.yaml, got none")
     found = summary.metrics
     notes = f"option probabilities; ECE {number(found['ece'].value)}, NLL {number(found['nll'].value)}, n {summary.n}"
-    entry = {
-        "dataset": {"id": dataset, "task_id": clean(task)},
-        "value": round(100 * found["accuracy"].value, 2),
-        "date": (day or date.today()).isoformat(),
-        "notes": notes,
-    }
+    entry = [
+        "- dataset:",
+        f"    id: {dataset}",
+        f"    task_id: {json.dumps(clean(task))}",  # a string of JSON is one of YAML
+        f"  value: {round(100 * found['accuracy'].value, 2)}",
+        f'  date: "{(day or date.today()).isoformat()}"',
+        f'  notes: "{notes}"',
+    ]
     name = re.sub(r"[^A-Za-z0-9]+", "_", f"{dataset} {task}").strip("_").lower()
     path = Path(folder, ".eval_results", f"{name}.yaml")
     try:
         path.parent.mkdir(exist_ok=True)
-        _replace(path, json.dumps([entry], indent=2, ensure_ascii=False) + "\n")  # JSON is YAML
+        _replace(path, "\n".join(entry) + "\n")
     except OSError as error:
         raise InputError(f"{path}: cannot be written, {error}") from error
     return path

@@ -30,8 +30,8 @@ class Checkpoints(Trainer):
         if not self.is_world_process_zero():
             return
         path = Path(self.args.output_dir, CARD)
-        card = path.read_text(encoding="utf-8")
-        path.write_text(card.replace("[None](https://huggingface.co/None)", "a local model"), encoding="utf-8")
+        card = path.read_text(encoding="utf-8").replace("[None](https://huggingface.co/None)", "a local model")
+        path.write_text(card.replace('model="None"', f"model={json.dumps(path.parent.name)}"), encoding="utf-8")
         if self.evaluated is not None:
             how = {name: getattr(self.args, name) for name in ("answers", "reduction", "template")}
             write_card(path.parent, self.evaluated, told={"step": self.state.global_step, **how})

@@ -12,7 +12,16 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-from caltune import __version__, verbs, verbs_abstain, verbs_export, verbs_import, verbs_recalibrate, verbs_serve
+from caltune import (
+    __version__,
+    verbs,
+    verbs_abstain,
+    verbs_card,
+    verbs_export,
+    verbs_import,
+    verbs_recalibrate,
+    verbs_serve,
+)
 from caltune.errors import InputError
 from caltune.output import one_line, quiet
 from caltune.recalibration import RECALIBRATORS
@@ -205,6 +214,13 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--temperature", type=Path, metavar="fitted.json", help="what recalibrate --save wrote")
     export.add_argument("-o", "--output", type=Path, metavar="OUT", help="a new folder for the whole model")
     export.set_defaults(run=verbs_export.export)
+
+    card = commands.add_parser("card", help="write a model's calibration into its model card")
+    card.add_argument("model_dir", type=Path, metavar="DIR", help="the model's folder, with or without a README.md")
+    card.add_argument("scores", type=Path, metavar="test.parquet", help="its scores on questions it was not trained on")
+    card.add_argument("--task", metavar="ID", help="also write .eval_results: the task in a benchmark's eval.yaml")
+    card.add_argument("--dataset", metavar="ID", help="the benchmark's hub id, where the scores file does not tell it")
+    card.set_defaults(run=verbs_card.card)
 
     serve = commands.add_parser("serve", help="answer questions over HTTP, with honest probabilities")
     serve.add_argument("model", metavar="DIR", help="what `score --model` takes")

@@ -9,6 +9,7 @@ from trl import SFTConfig
 
 from caltune.errors import InputError, require
 from caltune.models import default_device
+from caltune.output import launched
 
 LOWER_IS_BETTER = ("nll", "ece", "brier")  # metrics of an evaluation
 
@@ -60,6 +61,8 @@ class CalibrationConfig(SFTConfig):
     )
 
     def __post_init__(self) -> None:
+        if default_device().type == "cpu" and launched() > 1:
+            self.use_cpu = True  # else each of the processes would look for a GPU, find none, and train by itself
         if self.use_cpu or default_device().type == "cpu":
             self.bf16 = bool(self.bf16)
             self.dataloader_pin_memory = False  # there is nowhere to copy to

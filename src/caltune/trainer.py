@@ -178,6 +178,7 @@ class CalibrationTrainer(Checkpoints, SFTTrainer):
                 [encoded_row(row) for row in rows],
                 self.processing_class.pad_token_id,
                 reduction=self._config.reduction,
+                together=True,
             )
         return OptionLogits(tuple(map(str, range(len(rows)))), logits, np.asarray(rows["label"]))
 
