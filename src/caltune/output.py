@@ -24,14 +24,16 @@ def first_process() -> bool:
     return launched() == 1 or os.environ["RANK"] == "0"
 
 
-def require_place(path: Path | None) -> None:
-    """Fail before the work, not after it, when a file cannot be written there."""
+def require_place(path: Path | None, *read: Path) -> None:
+    """Fail before the work when a file cannot be written there, or would be written over one that is `read`."""
     if path is None:
         return
     if not path.parent.is_dir():
         raise InputError(f"{path}: the folder must exist, got {str(path.parent)!r}")
     if path.is_dir():
         raise InputError(f"{path}: must be a file, got a folder")
+    if path.resolve() in [one.resolve() for one in read]:
+        raise InputError(f"{path}: must not be a file that is read, got it for the output too")
     _require_writable(path, path.parent)
 
 

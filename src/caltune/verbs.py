@@ -182,7 +182,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     from caltune.metrics import rank, summarise
     from caltune.report.terminal import metrics_lines, ranking_lines
 
-    require_place(arguments.json)
+    require_place(arguments.json, *arguments.scores)
     if verbs_answers.any_answers(arguments.scores):
         verbs_answers.evaluate(arguments)
         return
@@ -268,7 +268,7 @@ def compare(arguments: argparse.Namespace) -> None:
     from caltune.metrics import compare
     from caltune.report.terminal import comparison_lines
 
-    require_place(arguments.json)
+    require_place(arguments.json, arguments.a, arguments.b)
     if verbs_answers.any_answers([arguments.a, arguments.b]):
         verbs_answers.compare(arguments)
         return
@@ -285,7 +285,7 @@ def report(arguments: argparse.Namespace) -> None:
     from caltune.formats.policy import read_policy
     from caltune.report.page import Entry, write_report
 
-    require_place(arguments.output)
+    require_place(arguments.output, *arguments.scores, *filter(None, [arguments.policy]))
     policy = read_policy(arguments.policy) if arguments.policy else None
     entries = [Entry(path.stem, read_scores(path)) for path in arguments.scores]
     print(write_report(arguments.output, entries, policy=policy).resolve().as_uri())

@@ -19,7 +19,7 @@ def threshold(arguments: argparse.Namespace) -> None:
     from caltune.formats.policy import source_of, write_policy
     from caltune.report.abstention import policy_lines
 
-    require_place(arguments.output)
+    require_place(arguments.output, arguments.scores)
     if arguments.method == "crc" and arguments.confidence is not None:
         raise InputError(f"--method crc speaks of the mean and takes no --confidence, got {arguments.confidence}")
     file = read_answers(arguments.scores)
@@ -47,7 +47,7 @@ def apply_threshold(arguments: argparse.Namespace) -> None:
     from caltune.formats.predictions import holds_answers
     from caltune.report.abstention import decision_lines
 
-    require_place(arguments.output)
+    require_place(arguments.output, arguments.policy, arguments.scores)
     policy = read_policy(arguments.policy)
     if holds_answers(arguments.scores):
         answers = read_answers(arguments.scores)

@@ -24,7 +24,7 @@ def import_(arguments: argparse.Namespace) -> None:
     from caltune.formats.predictions import write_answers
     from caltune.types import OptionLogits
 
-    require_place(arguments.output)
+    require_place(arguments.output, *arguments.files)
     for path in arguments.files:
         if not path.is_file():
             raise InputError(f"{path}: there is no such file")

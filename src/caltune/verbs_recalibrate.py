@@ -24,8 +24,9 @@ def recalibrate(arguments: argparse.Namespace) -> None:
     from caltune.formats import write_scores
     from caltune.formats.policy import source_of
 
-    require_place(arguments.output)
-    require_place(arguments.save)
+    read = [*(arguments.fit or []), *(arguments.target or []), *filter(None, [arguments.load])]
+    require_place(arguments.output, *read)
+    require_place(arguments.save, *read, *arguments.apply)
     if arguments.save is not None and arguments.save.resolve() == arguments.output.resolve():
         raise InputError(f"-o and --save must be two files, got {str(arguments.save)!r} for both")
     name = arguments.name
