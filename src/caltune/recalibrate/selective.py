@@ -96,6 +96,11 @@ def fit_selective(scores: OptionLogits, *, ridge: float = 1.0, right: float | No
     """
     require_fit("selective scaling", scores, least=2)
     correct = scores.decide().correct
+    if correct.min() == correct.max():
+        raise InputError(
+            f"selective scaling needs right and wrong answers, got {correct.sum():.0f} right and "
+            f"{len(correct) - correct.sum():.0f} wrong"
+        )
     width = scores.logits.shape[1]
     coefficients = fit_logistic(_features(scores, width), correct, ridge)
     overall = fit_temperature(scores).temperature
