@@ -108,7 +108,7 @@ def test_crc_controls_all_questions(caltune, tmp_path):
 
 def test_scores_that_say_nothing_of_their_making_are_not_checked(policy_file):
     policy = read_policy(policy_file)
-    assert require_same_source(policy, {**MADE, "split": "later"})
+    assert require_same_source(policy, {**MADE, "split": "later", "left_out": 3})
     assert not require_same_source(policy, {})
     assert not require_same_source(replace(policy, source={}), MADE)
 

@@ -98,6 +98,12 @@ def load(path: Path, name: str) -> Any:
         raise InputError(f"{path}: {error}") from error
 
 
+def load_source(path: Path) -> dict[str, Any]:
+    """What a file that `load` has read says its scores were made with; {} where it says nothing."""
+    source = json.loads(path.read_text(encoding="utf-8")).get("source")
+    return source if isinstance(source, dict) else {}
+
+
 def needs_features(name: str, fitted: Any) -> bool:
     """Whether a fitted recalibrator is to be given features with the scores."""
     return name == "lore" or (name in MAYBE_FEATURES and fitted.projection is not None)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from caltune import verbs_answers
 from caltune.errors import InputError
-from caltune.output import require_place
+from caltune.output import one_line, require_place
 
 if TYPE_CHECKING:
     import argparse
@@ -22,7 +23,7 @@ def recalibrate(arguments: argparse.Namespace) -> None:
     """Fit or load, apply, write the scores, and say what changed."""
     from caltune import recalibration
     from caltune.formats import write_scores
-    from caltune.formats.policy import source_of
+    from caltune.formats.policy import source_differences, source_of
 
     read = [*(arguments.fit or []), *(arguments.target or []), *filter(None, [arguments.load])]
     require_place(arguments.output, *read)
@@ -36,7 +37,7 @@ def recalibrate(arguments: argparse.Namespace) -> None:
         return
     told: list[str] = []
     if arguments.load is not None:
-        fitted = recalibration.load(arguments.load, name)
+        fitted, source = recalibration.load(arguments.load, name), recalibration.load_source(arguments.load)
     else:
         features = name in recalibration.WITH_FEATURES or arguments.features
         fit, at = _read(name, "--fit", arguments.fit, features=features)
@@ -45,13 +46,17 @@ def recalibrate(arguments: argparse.Namespace) -> None:
             (like,), there = _read(name, "--target", arguments.target or arguments.apply, features=True)
             target = {"target": like.scores, "target_features": there}
         with _about([*arguments.fit, *((arguments.target or arguments.apply) if target else [])]):
+            source = source_of(fit[0].metadata)
             fitted, told = recalibration.fit(name, *(file.scores for file in fit), features=at, **target)
     files, at = _read(name, "--apply", arguments.apply, features=recalibration.needs_features(name, fitted))
     with _about(arguments.apply):
         after, metadata = recalibration.apply(name, fitted, *files, features=at)
     write_scores(arguments.output, after, metadata)
     if arguments.save is not None:
-        recalibration.save(arguments.save, name, fitted, source_of(fit[0].metadata))
+        recalibration.save(arguments.save, name, fitted, source)
+    for key, seen, given in source_differences(source, source_of(files[0].metadata)):
+        warning = f"fitted on scores with {key} {seen}, applied to scores with {given}"
+        print(f"caltune: warning: {one_line(warning)}", file=sys.stderr)
     print("\n".join([*told, *recalibration.lines(name, fitted, files[0].scores, after)]))
     print(arguments.output)
 

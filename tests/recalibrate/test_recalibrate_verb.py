@@ -58,6 +58,21 @@ def test_what_was_applied_is_told_in_order(caltune, tmp_path):
     assert second == {"name": "isotonic", "questions": 300}
 
 
+def test_scores_of_another_model_are_warned_of(caltune, tmp_path):
+    fit, same = scores_file(tmp_path / "cal.parquet"), scores_file(tmp_path / "test.parquet", first=300)
+    other = scores_file(tmp_path / "other.parquet", first=600)
+    write_scores(same, read_scores(same).scores, {"model": "cal", "split": "test", "left_out": 3})
+    out, saved = tmp_path / "out.parquet", tmp_path / "fitted.json"
+    for first in (("--fit", fit, "--save", saved), ("--load", saved)):
+        assert caltune("recalibrate", "platt", *first, "--apply", same, "-o", out).err == ""
+        result = caltune("recalibrate", "platt", *first, "--apply", other, "-o", out)
+        assert result.status == 0
+        assert result.err == "caltune: warning: fitted on scores with model 'cal', applied to scores with 'other'\n"
+    write_scores(same, read_scores(same).scores, {"model": "cal", "temperature": 2.0})
+    result = caltune("recalibrate", "platt", "--fit", fit, "--apply", same, "-o", out)
+    assert "fitted on scores with temperature None, applied to scores with 2.0" in result.err
+
+
 def test_what_is_refused(refused, caltune, tmp_path):
     fit, apply = scores_file(tmp_path / "cal.parquet", 40), scores_file(tmp_path / "test.parquet", 40, first=40)
     saved, broken, out = tmp_path / "fitted.json", tmp_path / "broken.json", tmp_path / "out.parquet"

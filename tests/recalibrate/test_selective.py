@@ -81,7 +81,7 @@ def test_the_papers_variant_leaves_the_right_ones():
 def test_what_is_refused():
     scores = planted_scores(100, 2.0)
     right = np.flatnonzero(scores.decide().correct)
-    with pytest.raises(InputError, match="needs right and wrong answers, got \\d+ right and 0 wrong"):
+    with pytest.raises(InputError, match=r"needs right and wrong answers, got \d+ right and 0 wrong"):
         fit_selective(scores.take(right))
     with pytest.raises(InputError, match="the selector must not meet questions it was fitted on"):
         fit_selective(scores)(scores)

@@ -15,7 +15,7 @@ from caltune.errors import InputError
 from caltune.output import write_json
 
 # Metadata of scores that may differ between calibration questions and later ones; all else makes other confidences.
-_OWN = ("data", "split", "prompt_example", "examples", "training", "versions", "seed")
+_OWN = ("data", "split", "prompt_example", "examples", "training", "versions", "seed", "left_out")
 _NUMBERS = {"limit": False, "confidence": True, "threshold": True, "wrong": False, "bound": False}  # may be null?
 
 
@@ -34,13 +34,19 @@ def require_same_source(policy: Policy, metadata: dict[str, Any]) -> bool:
     Raises `InputError` when they were made otherwise: by another model, or with another temperature.
     """
     theirs = source_of(metadata)
-    for key in sorted({*policy.source, *theirs}) if policy.source and theirs else []:
-        ours, other = policy.source.get(key), theirs.get(key)
-        if ours != other:
-            raise InputError(
-                f"a policy holds for scores made like its calibration scores, {key} {_short(ours)}, got {_short(other)}"
-            )
+    for key, ours, other in source_differences(policy.source, theirs):
+        raise InputError(f"a policy holds for scores made like its calibration scores, {key} {ours}, got {other}")
     return bool(policy.source and theirs)
+
+
+def source_differences(one: dict[str, Any], other: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """What differs between two results of `source_of`, as key and both values in short; nothing where one is empty.
+
+    >>> source_differences({"model": "m"}, {"model": "m", "temperature": 2.0})
+    [('temperature', 'None', '2.0')]
+    """
+    keys = sorted({*one, *other}) if one and other else []
+    return [(key, _short(one.get(key)), _short(other.get(key))) for key in keys if one.get(key) != other.get(key)]
 
 
 def write_policy(path: Path, policy: Policy) -> None:
