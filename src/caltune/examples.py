@@ -146,16 +146,18 @@ def _of_one_form(
 ) -> Dataset:
     """The chosen rows with the columns of their form; null columns of other forms would mislead TRL."""
     if isinstance(data, Dataset):
+        # First the column, then the rows: a column cannot be added to a part of concatenated data sets.
+        data = data.remove_columns([PLACE] if PLACE in data.column_names else [])
+        data = data.add_column(PLACE, list(range(len(data))))
         part = data if len(chosen) == len(data) else data.select(chosen)
     else:
-        part = Dataset.from_list([dict(rows[place]) for place in chosen])
+        part = Dataset.from_list([{**rows[place], PLACE: place} for place in chosen])
     own = set(FORMS.get(form, ())) | ({text_field} if form == "text" else set())
     others = {column for columns in FORMS.values() for column in columns} - own
     unused = {column for column in (*_OPTIONAL, *own) if column in part.column_names and _is_null(part, column)}
     if form == "formatted":
         others = set()
-    drop = [column for column in part.column_names if column in others | unused or column == PLACE]
-    return part.remove_columns(drop).add_column(PLACE, chosen)
+    return part.remove_columns([column for column in part.column_names if column in others | unused])
 
 
 def _is_null(part: Dataset, column: str) -> bool:
