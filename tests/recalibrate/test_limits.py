@@ -11,7 +11,7 @@ import pytest
 from synthetic import random_scores, unseen
 
 from caltune import recalibrate as r
-from caltune.types import OptionLogits
+from caltune.types import OptionLogits, Predictions
 
 LOWEST = float(np.finfo(np.float32).min)  # what masks put where there is no option
 MAPS: dict[str, Callable[[OptionLogits], OptionLogits]] = {
@@ -74,3 +74,17 @@ def test_company_does_not_matter():
     np.testing.assert_allclose(network(new).logits[rows], network(new.take(rows)).logits, rtol=1e-5)
     assert unseen(new.take([])).ids == ()
     assert len(network(new.take([]))) == len(lore(new.take([]), np.empty((0, 2)))) == 0
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_bins_hold_as_many_as_promised_where_confidences_are_equal(seed):
+    generator = np.random.default_rng(seed)
+    # A hundred answers of which many are as sure as one another, as with shares of repeated answers.
+    confidence = generator.choice([0.2, 0.5, 0.8, 0.9], 100, p=[0.4, 0.1, 0.45, 0.05])
+    confidence[:30] = generator.random(30)
+    seen = Predictions(tuple(map(str, range(100))), confidence, generator.integers(0, 2, 100).astype(float))
+    fitted = r.fit_histogram(seen, per_bin=25)
+    log_odds = np.log(confidence) - np.log1p(-confidence)
+    counts = np.bincount(np.searchsorted(fitted.edges, log_odds), minlength=len(fitted.edges) + 1)
+    assert counts.min() >= 25
+    assert counts.sum() == 100

@@ -79,9 +79,9 @@ class Histogram:
 def fit_histogram(scores: OptionLogits | Predictions, per_bin: int = PER_BIN) -> Histogram:
     """Bins of equal mass, at least `per_bin` questions each where there are so many, and the accuracy in each.
 
-    There are max(1, ⌊N / per_bin⌋) bins, of which those that equal confidences would cut are made one. A bin of n
-    questions that are all right or all wrong says (n + 1)/(n + 2) or 1/(n + 2). Zadrozny and Elkan 2001; equal mass as
-    in Gupta and Ramdas 2021, algorithm 1.
+    There are max(1, ⌊N / per_bin⌋) bins. Equal confidences are not cut, and a bin that they leave with fewer joins its
+    neighbour. A bin of n questions that are all right or all wrong says (n + 1)/(n + 2) or 1/(n + 2). Zadrozny and
+    Elkan 2001; equal mass as in Gupta and Ramdas 2021, algorithm 1.
 
     Raises `InputError` when a label is unknown, no question has two options, or `per_bin` is below 1.
 
@@ -107,7 +107,12 @@ def equal_mass(log_odds: FloatArray, correct: FloatArray, per_bin: int) -> tuple
     ordered = np.sort(log_odds)
     last = np.ceil(np.arange(1, bins) * count / bins).astype(np.intp) - 1
     edges = np.unique(ordered[last])
-    edges = edges[edges < ordered[-1]]  # nothing lies above the largest
+    up_to = np.searchsorted(ordered, edges, side="right")
+    kept: list[int] = []  # a bin that equal confidences leave with too few joins the next, the last the one before
+    for i in np.flatnonzero(up_to <= count - per_bin):
+        if up_to[i] - (up_to[kept[-1]] if kept else 0) >= per_bin:
+            kept.append(int(i))
+    edges = edges[kept]
     place = np.searchsorted(edges, log_odds, side="left")
     size = np.bincount(place, minlength=len(edges) + 1)
     right = np.bincount(place, correct, minlength=len(edges) + 1)
