@@ -114,5 +114,7 @@ def test_json_round_trip():
     new, at, _ = mixed(5, 1, "n")
     np.testing.assert_array_equal(again(new, at).confidence, fitted(new, at).confidence)
     assert again.fitted_on == fitted.fitted_on
+    with pytest.raises(InputError, match=r"points \(M, 4\), as the projection makes, got \(30, 3\)"):
+        LoRe.from_json({**fitted.to_json(), "points": fitted.points[:, :3].tolist()})
     with pytest.raises(InputError, match="LoRe needs the keys"):
         LoRe.from_json({"width": 1.0})

@@ -53,6 +53,9 @@ class LoRe:
                 "LoRe needs points, confidence and correct of one length above 0, got "
                 f"{len(self.points)}, {len(self.confidence)} and {len(self.correct)}"
             )
+        width = self.projection.directions.shape[1]
+        if self.points.ndim != 2 or self.points.shape[1] != width:
+            raise InputError(f"LoRe needs points (M, {width}), as the projection makes, got {self.points.shape}")
         if not (math.isfinite(self.width) and self.width > 0) or self.bins < 1:
             raise InputError(f"LoRe needs a width above 0 and at least 1 bin, got {self.width} and {self.bins}")
 
