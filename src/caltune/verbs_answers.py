@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from caltune.errors import InputError
-from caltune.output import write_json
+from caltune.output import one_line, write_json
 
 if TYPE_CHECKING:
     import argparse
@@ -70,9 +71,10 @@ def recalibrate(arguments: argparse.Namespace) -> None:
     (path,) = arguments.apply
     file = read_answers(path)
     if arguments.load is not None:
-        fitted = recalibration.load(arguments.load, name)
+        fitted, source = recalibration.load(arguments.load, name), recalibration.load_source(arguments.load)
     else:
         fit = read_answers(arguments.fit[0])
+        source = source_of(fit.metadata)
         try:
             fitted, _ = recalibration.fit(name, fit.answers)
         except InputError as error:
@@ -83,8 +85,18 @@ def recalibrate(arguments: argparse.Namespace) -> None:
         raise InputError(f"{path}: {error}") from error
     write_answers(arguments.output, after, metadata)
     if arguments.save is not None:
-        recalibration.save(arguments.save, name, fitted, source_of(fit.metadata))
+        recalibration.save(arguments.save, name, fitted, source)
+    warn_of_others(source, file.metadata)
     before, now = file.answers.confidence.mean(), after.confidence.mean()
     print(f"{name}, fitted on {len(fitted.fitted_on)} questions")
     print(f"mean confidence {before:.4f}, now {now:.4f}; of the answers alone")
     print(arguments.output)
+
+
+def warn_of_others(source: dict[str, Any], metadata: dict[str, Any]) -> None:
+    """Say on stderr in what the scores that a map is applied to were made otherwise than those it was fitted on."""
+    from caltune.formats.policy import source_differences, source_of
+
+    for key, seen, given in source_differences(source, source_of(metadata)):
+        warning = f"fitted on scores with {key} {seen}, applied to scores with {given}"
+        print(f"caltune: warning: {one_line(warning)}", file=sys.stderr)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from caltune import verbs_answers
 from caltune.errors import InputError
-from caltune.output import one_line, require_place
+from caltune.output import require_place
 
 if TYPE_CHECKING:
     import argparse
@@ -23,7 +22,7 @@ def recalibrate(arguments: argparse.Namespace) -> None:
     """Fit or load, apply, write the scores, and say what changed."""
     from caltune import recalibration
     from caltune.formats import write_scores
-    from caltune.formats.policy import source_differences, source_of
+    from caltune.formats.policy import source_of
 
     read = [*(arguments.fit or []), *(arguments.target or []), *filter(None, [arguments.load])]
     require_place(arguments.output, *read)
@@ -54,9 +53,7 @@ def recalibrate(arguments: argparse.Namespace) -> None:
     write_scores(arguments.output, after, metadata)
     if arguments.save is not None:
         recalibration.save(arguments.save, name, fitted, source)
-    for key, seen, given in source_differences(source, source_of(files[0].metadata)):
-        warning = f"fitted on scores with {key} {seen}, applied to scores with {given}"
-        print(f"caltune: warning: {one_line(warning)}", file=sys.stderr)
+    verbs_answers.warn_of_others(source, files[0].metadata)
     print("\n".join([*told, *recalibration.lines(name, fitted, files[0].scores, after)]))
     print(arguments.output)
 

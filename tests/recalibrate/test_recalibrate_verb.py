@@ -5,7 +5,7 @@ import pytest
 from files import scores_file, strict_json
 
 from caltune import recalibrate
-from caltune.formats import read_features, read_scores, write_scores
+from caltune.formats import read_features, read_scores, write_answers, write_scores
 from caltune.recalibration import RECALIBRATORS
 from caltune.types import OptionLogits
 
@@ -68,6 +68,10 @@ def test_scores_of_another_model_are_warned_of(caltune, tmp_path):
         result = caltune("recalibrate", "platt", *first, "--apply", other, "-o", out)
         assert result.status == 0
         assert result.err == "caltune: warning: fitted on scores with model 'cal', applied to scores with 'other'\n"
+    answers = tmp_path / "answers.parquet"
+    write_answers(answers, read_scores(other).scores.decide(), {"model": "other"})
+    for first in (("--fit", fit), ("--load", saved)):
+        assert caltune("recalibrate", "platt", *first, "--apply", answers, "-o", out).err == result.err
     write_scores(same, read_scores(same).scores, {"model": "cal", "temperature": 2.0})
     result = caltune("recalibrate", "platt", "--fit", fit, "--apply", same, "-o", out)
     assert "fitted on scores with temperature None, applied to scores with 2.0" in result.err
