@@ -55,6 +55,8 @@ class OptionTemperature(TrainerCallback):
             rows = self.trainer.train_rows
             chosen = random.Random(args.seed).sample(range(len(rows)), min(FITTED_ON, len(rows)))
             try:
+                if not chosen:
+                    raise InputError("the training data holds no questions")
                 fitted = fit_temperature(self.trainer.present_logits(rows.select(chosen)))
             except InputError as error:
                 raise InputError(f"option_temperature 0 fits it, which failed; give a number: {error}") from error

@@ -98,7 +98,7 @@ class CalibrationTrainer(Checkpoints, SFTTrainer):
             raise InputError(f"args must be a CalibrationConfig, got {type(args).__name__}")
         if data_collator is not None or compute_loss_func is not None:
             raise InputError("data_collator and compute_loss_func must be left out: batches and losses are made here")
-        self._config, self._formatting_func, self._user_metrics = args, formatting_func, compute_metrics
+        self._config, self._format, self._user_metrics = args, formatting_func, compute_metrics
         train = self._read(train_dataset, "train_dataset")
         many = isinstance(eval_dataset, dict)
         held_out = {
@@ -190,7 +190,7 @@ class CalibrationTrainer(Checkpoints, SFTTrainer):
     # TRL's machinery.
 
     def _read(self, data: Any, name: str) -> Examples:
-        how = {"text_field": self._config.dataset_text_field, "formatted": self._formatting_func is not None}
+        how = {"text_field": self._config.dataset_text_field, "formatted": self._format is not None}
         return read_examples(data, name, **how)
 
     def _prepared(self, examples: Examples) -> Dataset:
@@ -207,7 +207,7 @@ class CalibrationTrainer(Checkpoints, SFTTrainer):
         # What TRL decides by the first row of all.
         completions = {"prompt", "completion"} <= set(rows.column_names)
         self.completion_only_loss = completions if args.completion_only_loss is None else args.completion_only_loss
-        return super()._prepare_dataset(rows, self.processing_class, args, False, self._formatting_func, "ordinary")
+        return super()._prepare_dataset(rows, self.processing_class, args, False, self._format, "ordinary")
 
     def _set_signature_columns_if_needed(self) -> None:
         # Without this, columns that are no argument of the model's forward are dropped silently.
