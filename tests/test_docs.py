@@ -144,11 +144,11 @@ def test_python_blocks_run(page: Path, place: Path, questions: list[Question], m
     """In order, in one namespace; each finds a fresh tiny model under `model`, and a loaded model is the tiny one."""
     from tiny import tiny_model, tiny_tokenizer
 
-    from caltune import models, trainer
+    from caltune import models, starting
     from caltune.formats import write_scores
     from caltune.scoring import score
 
-    for module in (models, trainer):
+    for module in (models, starting):
         monkeypatch.setattr(module, "load_model", lambda *_, **__: (tiny_model(), tiny_tokenizer()))
     write_scores("scores.parquet", score(tiny_model(), tiny_tokenizer(), questions[:5]), {"model": "tiny"})
     names: dict[str, Any] = {"__name__": "example"}
