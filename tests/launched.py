@@ -125,7 +125,7 @@ def die(arguments: list[str]) -> int:
 
         return call
 
-    engine.forward = second(engine.forward)
+    engine.token_log_probabilities = second(engine.token_log_probabilities)
     WeightAverage.on_step_end = second(WeightAverage.on_step_end)
     return main(arguments)
 

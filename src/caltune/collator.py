@@ -201,8 +201,12 @@ def evaluation_metrics(
     }
 
 
-def question_rows(examples: Examples, tokenizer: Any, answers: Any, template: Any, context: int | None) -> Dataset:
+def question_rows(
+    examples: Examples, tokenizer: Any, answers: Any, template: Any, context: int | None, *, answers_only: bool = False
+) -> Dataset:
     """Questions as a data set of token ids, labels and row numbers, with their places among other rows.
+
+    With `answers_only` each has its right option alone, with label 0.
 
     Raises `InputError` for a question without an answer, and what `encode_questions` raises.
     """
@@ -211,11 +215,15 @@ def question_rows(examples: Examples, tokenizer: Any, answers: Any, template: An
     if unlabelled:
         raise InputError(f"{len(unlabelled)} questions have no answer, the first is id {unlabelled[0]!r}")
     encoded = encode_questions(questions, tokenizer, answers=answers, template=template, context=context)
+    labels = [q.answer or 0 for q in questions]
+    if answers_only:
+        encoded = [replace(item, options=(item.options[label],)) for item, label in zip(encoded, labels, strict=True)]
+        labels = [0] * len(labels)
     return Dataset.from_dict(
         {
             "prompt_ids": [list(item.prompt) for item in encoded],
             "option_ids": [[list(option) for option in item.options] for item in encoded],
-            "label": [q.answer for q in questions],
+            "label": labels,
             "row": list(range(len(encoded))),
             LENGTH: [item.length for item in encoded],
             PLACE: list(examples.places),
@@ -231,12 +239,19 @@ def ordinary_rows(prepared: Dataset) -> Dataset:
 
 
 def tokenised_rows(
-    examples: Examples, tokenizer: Any, args: Any, context: int | None, prepare: Callable[[Dataset], Dataset]
+    examples: Examples,
+    tokenizer: Any,
+    args: Any,
+    context: int | None,
+    *,
+    prepare: Callable[[Dataset], Dataset],
+    answers_only: bool = False,
 ) -> Dataset:
     """All examples in the order they came in, with `COLUMNS`, null where a row has none; `prepare` is TRL's."""
     parts = [ordinary_rows(prepare(rows)) for rows in examples.ordinary]
     if examples.questions or not parts:
-        parts.append(question_rows(examples, tokenizer, args.answers, args.template, context))
+        how = {"answers": args.answers, "template": args.template, "context": context, "answers_only": answers_only}
+        parts.append(question_rows(examples, tokenizer, **how))
     if len(parts) == 1:
         return parts[0]
     rows = concatenate_datasets(parts)

@@ -42,6 +42,7 @@ from caltune.losses import cross_entropy_loss
 from caltune.models import option_temperature
 from caltune.scoring.engine import context_length, score_encoded
 from caltune.scoring.packing import PackedBatch, forward
+from caltune.scoring.processes import means_of
 from caltune.scoring.prompt_loss import forward_with_prompt_nll
 from caltune.starting import starting_model
 from caltune.trackers import ReliabilityDiagrams
@@ -134,7 +135,7 @@ class CalibrationTrainer(Checkpoints, SFTTrainer):
         )
         self.data_collator = AnswerCollator(self.processing_class.pad_token_id, 1)
         self.calibration_rows = self._prepared(calibration)
-        self.train_dataset = self._prepared(train)
+        self.train_dataset = self._prepared(train, answers_only=self._only_reads_answers())
         # Questions only, in their order: what a method asks the model about.
         self.train_rows = self._prepared(replace(train, ordinary=())) if train.ordinary else self.train_dataset
         if eval_dataset:
@@ -193,12 +194,19 @@ class CalibrationTrainer(Checkpoints, SFTTrainer):
         how = {"text_field": self._config.dataset_text_field, "formatted": self._format is not None}
         return read_examples(data, name, **how)
 
-    def _prepared(self, examples: Examples) -> Dataset:
+    def _only_reads_answers(self) -> bool:
+        """Whether training looks at the right options only, so that the others need not be read."""
+        names = ("question_losses", "answer_losses", "refresh")
+        plain = all(getattr(type(self), name) is getattr(CalibrationTrainer, name) for name in names)
+        return plain and self._config.answer_loss == "tokens"
+
+    def _prepared(self, examples: Examples, *, answers_only: bool = False) -> Dataset:
         """Questions tokenised here and ordinary rows tokenised and labelled by TRL, in the order they came in."""
         most = max((len(question.options) for question in examples.questions), default=1)
         self.data_collator = replace(self.data_collator, options=max(self.data_collator.options, most))
         context = context_length(self.model)
-        return tokenised_rows(examples, self.processing_class, self._config, context, self._prepare_ordinary)
+        how = {"prepare": self._prepare_ordinary, "answers_only": answers_only}
+        return tokenised_rows(examples, self.processing_class, self._config, context, **how)
 
     def _prepare_ordinary(self, rows: Dataset) -> Dataset:
         args, first = self._config, rows[0]
@@ -224,7 +232,8 @@ class CalibrationTrainer(Checkpoints, SFTTrainer):
     ) -> Any:
         """One forward pass; logits only where a token of an option is predicted."""
         batch = PackedBatch(**{name: inputs[name] for name in BATCH_FIELDS})
-        owner = self.accelerator.unwrap_model(model)
+        # Unwrapping walks over all modules, for which a step has no time.
+        owner = self.model if model in (self.model, self.model_wrapped) else self.accelerator.unwrap_model(model)
         weight = self._config.question_loss_weight if model.training else 0.0
         if weight:
             logits, question_nll = forward_with_prompt_nll(model, batch, head_owner=owner)
@@ -282,19 +291,10 @@ class CalibrationTrainer(Checkpoints, SFTTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the means of what was recorded since the last training log."""
         if "loss" in logs:
-            logs.update(self._means())
+            logs.update(means_of(self._terms, self.accelerator))
         if "loss" in logs or "train_loss" in logs:  # not those of an evaluation
             self._terms.clear()
         super().log(logs, start_time)
-
-    def _means(self) -> dict[str, float]:
-        """What was recorded since the last training log, over all processes."""
-        if not self._terms:
-            return {}
-        sums = torch.stack([torch.as_tensor(total, device=self.args.device) for total, _ in self._terms.values()])
-        counts = sums.new_tensor([count for _, count in self._terms.values()])
-        means = self.accelerator.reduce(sums) / self.accelerator.reduce(counts)
-        return dict(zip(self._terms, means.tolist(), strict=True))
 
     def _send_telemetry(self) -> None:
         """TRL reports usage to its makers; caltune to nobody."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -64,6 +64,16 @@ def sum_over_processes(values: np.ndarray[Any, Any], device: torch.device | str)
     total = torch.from_numpy(values).to(device)
     torch.distributed.all_reduce(total)
     return total.cpu().numpy()
+
+
+def means_of(terms: Mapping[str, tuple[Any, int]], accelerator: Any) -> dict[str, float]:
+    """Each total (a tensor) over its count, both summed over all processes; what was counted nowhere is left out."""
+    if not terms:
+        return {}
+    totals = torch.stack([torch.as_tensor(total, device=accelerator.device) for total, _ in terms.values()])
+    counts = totals.new_tensor([count for _, count in terms.values()])
+    both = accelerator.reduce(torch.stack([totals, counts])).T.tolist()
+    return {name: total / count for name, (total, count) in zip(terms, both, strict=True) if count}
 
 
 def is_sharded(model: Any) -> bool:
