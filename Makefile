@@ -4,7 +4,7 @@ BIN := .venv/bin
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test test-model check bench docs clean
+.PHONY: demo test test-model test-lowest check bench docs clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -22,6 +22,17 @@ test: .venv/ready ## the fast tests, about a minute
 
 test-model: .venv/ready ## the tests on the real small model
 	$(BIN)/python -m pytest -q -m model
+
+.venv-lowest/ready: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-lowest.txt torch
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-lowest.txt \
+		--editable . hypothesis pytest pytest-xdist tensorboard wandb
+	touch $@
+
+LOWEST := trainer trainer_runs drop_in starting trackers card averaging option_temperature models
+test-lowest: .venv-lowest/ready ## the trainer's tests with the lowest versions that pyproject.toml allows
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -q -n auto $(LOWEST:%=tests/test_%.py) tests/methods
 
 check: .venv/ready ## style and types
 	$(BIN)/ruff check .
@@ -43,4 +54,4 @@ docs: .venv/docs ## the documentation site, in site/; a warning is an error (its
 	@echo "site/index.html; its search wants a server: $(PYTHON) -m http.server --directory site"
 
 clean:
-	rm -rf .venv caltune-demo site benchmarks/output
+	rm -rf .venv .venv-lowest caltune-demo site benchmarks/output
