@@ -116,7 +116,8 @@ def draw_diagram(diagram: Diagram, *, name: str, identifier: str) -> str:
         description=describe_diagram(diagram),
         identifier=identifier,
     )
-    _draw_axes(root)
+    draw_axes(root, SQUARE, below=HISTOGRAM.bottom)
+    line(root, HISTOGRAM.left, HISTOGRAM.bottom, HISTOGRAM.right, HISTOGRAM.bottom, "base")
     tallest = max(diagram.count.max(), 1.0)
     for i in diagram.filled:
         left, right = SQUARE.x(diagram.edges[i]), SQUARE.x(diagram.edges[i + 1])
@@ -141,16 +142,16 @@ def draw_diagram(diagram: Diagram, *, name: str, identifier: str) -> str:
     return render(root)
 
 
-def _draw_axes(root: Element) -> None:
+def draw_axes(root: Element, square: Frame, *, below: float) -> None:
+    """Accuracy from bottom to top and confidence from left to right, whose numbers stand under the height `below`."""
     for tick in _TICKS:
         label = f"{100 * tick:.0f}"
-        line(root, SQUARE.left, SQUARE.y(tick), SQUARE.right, SQUARE.y(tick), "grid")
-        line(root, SQUARE.x(tick), SQUARE.top, SQUARE.x(tick), SQUARE.bottom, "grid")
-        add(root, "text", css="tick end", text=label, x=SQUARE.left - 6, y=SQUARE.y(tick) + 4)
-        add(root, "text", css="tick middle", text=label, x=SQUARE.x(tick), y=HISTOGRAM.bottom + 16)
-    line(root, HISTOGRAM.left, HISTOGRAM.bottom, HISTOGRAM.right, HISTOGRAM.bottom, "base")
-    add(root, "text", css="axis", text="right, %", x=SQUARE.left - 32, y=11)
-    add(root, "text", css="axis end", text="confidence, %", x=SQUARE.right, y=HEIGHT - 7)
+        line(root, square.left, square.y(tick), square.right, square.y(tick), "grid")
+        line(root, square.x(tick), square.top, square.x(tick), square.bottom, "grid")
+        add(root, "text", css="tick end", text=label, x=square.left - 6, y=square.y(tick) + 4)
+        add(root, "text", css="tick middle", text=label, x=square.x(tick), y=below + 16)
+    add(root, "text", css="axis", text="right, %", x=square.left - 32, y=11)
+    add(root, "text", css="axis end", text="confidence, %", x=square.right, y=below + 33)
 
 
 def save_diagram(
