@@ -211,7 +211,9 @@ def _marked() -> Any:
 # The hub
 
 
-def test_a_push_in_mid_training_holds_the_option_temperature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_push_in_mid_training_holds_the_option_temperature(
+    tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pushed: list[set[str]] = []
 
     def upload(**how: Any) -> Any:
@@ -230,6 +232,7 @@ def test_a_push_in_mid_training_holds_the_option_temperature(tmp_path: Path, mon
     trainer = build(
         "SFT",
         tmp_path / "mine",
+        model=str(tiny_folder),
         peft_config=LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"),
         evaluation=tiny_questions(4, prefix="e"),
         option_temperature=2.0,

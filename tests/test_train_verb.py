@@ -98,6 +98,7 @@ def test_the_folder_holds_an_adapter_and_no_pickle(train, tiny_folder, tmp_path)
     assert not [name for name in names if name.endswith((".bin", ".pt", ".pth", ".pkl")) or name.startswith(".")]
     assert not names & {"config.json", "model.safetensors", "model.safetensors.index.json"}
     assert "notes.txt" in names  # not ours
+    assert "This model was trained with" in (d / "README.md").read_text()
     config = json.loads((d / "adapter_config.json").read_text())
     assert (config["base_model_name_or_path"], config["r"], config["lora_alpha"]) == (str(tiny_folder), 32, 64)
 

@@ -61,6 +61,7 @@ def run_training(method: str, arguments: Sequence[str], *, prog: str) -> None:
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.accelerator.wait_for_everyone()  # where one has died, nothing is written
     save(trainer, folder)
+    trainer.create_model_card(model_name=folder.resolve().name)
     if first_process():
         print(f"{folder}: trained on {len(train)} questions; next, score its test questions:")
         print(f"  {score_command(source, folder, settings, args, fields)}")
