@@ -180,6 +180,8 @@ def test_rows_of_no_kind_are_refused(data: Any, message: str) -> None:
 def test_data_that_does_not_serve_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="RCFT needs questions with options to train on, got ordinary rows only"):
         build("RCFT", tmp_path, train=[CHAT])
+    with pytest.raises(InputError, match="'cross-fitted' needs questions only to train on"):
+        build("RCFT", tmp_path, train=[*tiny_questions(4), CHAT], bin_accuracy_source="cross-fitted")
     with pytest.raises(InputError, match="calibration_dataset must hold questions with options only"):
         build("SFT", tmp_path, calibration=[*tiny_questions(2, prefix="c"), CHAT])
     with pytest.raises(InputError, match="1 training questions are also held out"):  # by what they ask, not by row
