@@ -77,13 +77,18 @@ def score_command(
     return shlex.join(words)
 
 
+def flags_of(method: str, *, prog: str) -> TrlParser:
+    """The parser of a method's fields and of what it is trained on, with nothing but TRL's own defaults."""
+    config_class = getattr(methods, f"{method}Config")
+    return TrlParser((TrainArguments, config_class), prog=prog, usage=f"{prog} SOURCE --model M --output-dir D …")
+
+
 def parse(
     method: str, arguments: Sequence[str], *, prog: str
 ) -> tuple[TrainArguments, CalibrationConfig, str, dict[str, str]]:
     """Flags, and the YAML file of `--config` below them: settings, the method's config, SOURCE and `--field`s."""
     verb = prog.removeprefix("caltune ")  # an error's line begins with "caltune" already
-    config_class = getattr(methods, f"{method}Config")
-    parser = TrlParser((TrainArguments, config_class), prog=prog, usage=f"{prog} SOURCE --model M --output-dir D …")
+    parser = flags_of(method, prog=prog)
 
     def refuse(message: str) -> None:
         raise InputError(f"{message} (see {prog} --help)")

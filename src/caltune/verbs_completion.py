@@ -24,12 +24,9 @@ def completion(parser: argparse.ArgumentParser, methods: dict[str, str], argumen
 def add_training_fields(train: argparse.ArgumentParser, methods: dict[str, str]) -> None:
     """What `caltune train METHOD --help` lists, of all methods together."""
     quiet()
-    from trl import TrlParser
-
-    from caltune import methods as configs
-    from caltune.training import TrainArguments
+    from caltune.training import flags_of
 
     for name in methods.values():
-        for action in TrlParser((TrainArguments, getattr(configs, f"{name}Config")))._actions:
+        for action in flags_of(name, prog="caltune train")._actions:
             if not set(action.option_strings) & set(train._option_string_actions):
                 train._add_action(action)
