@@ -63,8 +63,9 @@ def fine_tune(
     tokenizer: Any = None,
     callbacks: Sequence[Any] = (),
     trainer_class: Any = None,
+    merge: bool = True,
 ) -> tuple[Any, Any]:
-    """A model fine-tuned with LoRA by `methods.<method>Trainer`, its adapter merged, and its tokenizer.
+    """A model fine-tuned with LoRA by `methods.<method>Trainer`, its adapter merged (or not), and its tokenizer.
 
     `run` is `RUN` or what differs from it; `fit` is what the method may fit on. Without `model` it is loaded anew.
     Each callback is given the trainer as its attribute `trainer`; `trainer_class` may stand in for the method's own.
@@ -91,6 +92,7 @@ def fine_tune(
     )
     if model is None:
         model, tokenizer = load_model(run["model"])
+    lora = {name: run[name] for name in ("lora_alpha", "lora_dropout") if name in run}
     trainer = (trainer_class or getattr(methods, f"{method}Trainer"))(
         model,
         args,
@@ -98,14 +100,12 @@ def fine_tune(
         calibration_dataset=fit,
         processing_class=tokenizer,
         callbacks=list(callbacks),
-        peft_config=LoraConfig(
-            r=run["lora_r"], lora_alpha=run["lora_alpha"], target_modules="all-linear", task_type="CAUSAL_LM"
-        ),
+        peft_config=LoraConfig(r=run["lora_r"], **lora, target_modules="all-linear", task_type="CAUSAL_LM"),
     )
     for callback in callbacks:
         callback.trainer = trainer
     trainer.train()
-    return trainer.model.merge_and_unload().eval(), tokenizer
+    return (trainer.model.merge_and_unload() if merge else trainer.model).eval(), tokenizer
 
 
 def score_into(

@@ -1,0 +1,152 @@
+"""Other losses and other predictors beside `methods.py`: what smoothing, focal loss, ensembles and dropout reach here.
+
+    python benchmarks/baselines.py [--part losses|predictors] [--quick] [--output DIR]
+
+The runs are those of `methods.py`: SmolLM2-135M-Instruct, LoRA on 600 questions of `world-facts` for 3 epochs, the same
+training questions by seed, the same 2,000 test questions, 3 seeds. Given its folder as DIR, plain fine-tuning is taken
+from there. Strengths are the papers' where they carry over, else caltune's defaults; nothing is chosen, so a row says
+what one gets who tries the method once.
+
+`losses` puts a penalty or another loss in the place of the answer loss. DECE needs batches of 128: it takes 120
+questions a step, so 15 steps, and with them goes a row of plain fine-tuning on as large batches. Mixup needs letters,
+which this model does not answer by; it stands in `second_family.py`.
+
+`predictors` leave the loss and change how the answer is read: MC dropout (LoRA dropout 0.1, 8 passes), last-layer
+Laplace (its prior from 200 calibration questions), and the ensemble of the seeds' models, which is one row. Each but
+dropout's is also shown with a temperature fitted on 500 calibration questions, as plain fine-tuning is.
+
+Scores are written to DIR as they come, and what is there is not done again; several processes may share one DIR. The
+tables go to standard output and, as JSON, to `benchmarks/results/baselines.json` (with `--quick` into DIR only). They
+hold the rows that are done for all seeds, so that the second part adds to the first. In two processes on two cores
+`losses` takes about 50 minutes, `predictors` 40.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import common
+import methods
+from common import pick
+
+from caltune.formats import read_scores, write_scores
+from caltune.predictors.ensemble import average_probabilities
+from caltune.predictors.laplace import fit_laplace, laplace_scores
+from caltune.predictors.mc_dropout import mc_dropout_scores
+from caltune.recalibrate import fit_temperature
+from caltune.types import OptionLogits
+
+PARTS = ("losses", "predictors")
+QUICK = {**methods.QUICK, "seeds": [0, 1]}
+LARGE = {"batch": 120}
+# Row -> (trainer, its settings, what differs in the run).
+LOSSES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "label-smoothing": ("LabelSmoothing", {"smoothing": 0.1}, {}),
+    "margin": ("Margin", {"penalty_weight": 0.1, "margin": 2.0}, {}),
+    "entropy": ("Entropy", {"penalty_weight": 0.1}, {}),
+    "focal": ("Focal", {"gamma": 2.0}, {}),
+    "brier": ("Brier", {"brier_share": 1.0}, {}),
+    "dece": ("DECE", {"penalty_weight": 1.0}, LARGE),
+    "sft-large-batches": ("SFT", {}, LARGE),
+}
+DROPOUT = {"lora_dropout": 0.1}
+PASSES = 8
+SCALED = ("sft", "ensemble", "laplace")  # also shown with a temperature
+
+
+def main() -> None:
+    arguments, folder = common.parse(__doc__, "baselines", parts=PARTS)
+    settings = {**methods.SETTINGS, **(QUICK if arguments.quick else {})}
+    settings["seeds"] = arguments.seeds or settings["seeds"]
+    data, _ = methods.load(settings)
+    parts = [arguments.part] if arguments.part else PARTS
+    common.work(partial(ready, settings, folder, data, parts))
+    rows = collect(settings, folder)
+    result = common.table(rows)
+    common.print_table(result)
+    told = {"losses": LOSSES, "dropout": DROPOUT, "passes": PASSES, "rows": result}
+    common.publish("baselines", folder, quick=arguments.quick, document={"settings": settings, **told})
+
+
+def ready(settings: dict[str, Any], folder: Path, data: Any, parts: Any) -> common.Jobs:
+    """What can be done now and has not been: the file it writes, and how."""
+    wanted: dict[Path, tuple[Callable[..., None], dict[str, Any]]] = {}
+    for seed in settings["seeds"]:
+        run = partial(methods.run_method, method="sft", strength={}, seed=seed)
+        wanted[folder / f"sft-{seed}.parquet"] = (run, methods.made_with(settings, "sft", {}, "train", seed))
+        for row in LOSSES if "losses" in parts else ():
+            wanted[folder / f"{row}-{seed}.parquet"] = (partial(run_loss, row, seed), made_with(settings, row, seed))
+        for row, run in PREDICTORS.items() if "predictors" in parts else ():
+            wanted[folder / f"{row}-{seed}.parquet"] = (partial(run, seed), made_with(settings, row, seed))
+    jobs: common.Jobs = {}
+    for path, (run, made) in wanted.items():
+        if path.exists():
+            common.require_made_with(path, made)
+        else:
+            jobs[path] = partial(run, path=path, settings=settings, data=data)
+    return jobs
+
+
+def made_with(settings: dict[str, Any], row: str, seed: int) -> dict[str, Any]:
+    """Everything that decides a run's scores, so that a file made otherwise is not taken for it."""
+    how = {"row": LOSSES[row]} if row in LOSSES else {"row": [row, DROPOUT, PASSES]}
+    made = {**methods.made_with(settings, "sft", {}, "train", seed), **how, "fit": settings["fit"]}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in made.items()}
+
+
+def run_loss(row: str, seed: int, path: Path, settings: dict[str, Any], data: Any) -> None:
+    trainer, fields, other = LOSSES[row]
+    train = pick(data["train"], settings["train"], seed)
+    tuned = common.fine_tune({**settings, **other}, trainer, fields, seed, train, None, path.parent)
+    made = made_with(settings, row, seed)
+    common.score_into(path, settings, *tuned, data["test"], split="test", seed=seed, made_with=made)
+
+
+def run_dropout(seed: int, path: Path, settings: dict[str, Any], data: Any) -> None:
+    train = pick(data["train"], settings["train"], seed)
+    tuned = common.fine_tune({**settings, **DROPOUT}, "SFT", {}, seed, train, None, path.parent, merge=False)
+    found = mc_dropout_scores(*tuned, data["test"], passes=PASSES, **reading(settings))
+    write_scores(path, found, {"split": "test", "seed": seed, "made_with": made_with(settings, "mc-dropout", seed)})
+
+
+def run_laplace(seed: int, path: Path, settings: dict[str, Any], data: Any) -> None:
+    train = pick(data["train"], settings["train"], seed)
+    tuned = common.fine_tune(settings, "SFT", {}, seed, train, None, path.parent)
+    prior, rest = data["fit"][: settings["method_fit"]], data["fit"][settings["method_fit"] :]
+    fitted = fit_laplace(*tuned, train, prior, **reading(settings))
+    made = made_with(settings, "laplace", seed)
+    for target, questions in ((path.with_name(f"{path.stem}-fit.parquet"), rest), (path, data["test"])):
+        write_scores(target, laplace_scores(*tuned, questions, fitted), {"seed": seed, "made_with": made})
+
+
+PREDICTORS = {"mc-dropout": run_dropout, "laplace": run_laplace}
+
+
+def reading(settings: dict[str, Any]) -> dict[str, Any]:
+    return {"answers": settings["answers"], "template": settings["template"]}
+
+
+def collect(settings: dict[str, Any], folder: Path) -> dict[str, list[OptionLogits]]:
+    """Test scores of each row that is done for all seeds; each temperature is fitted on calibration questions."""
+
+    def read(row: str, end: str = "") -> list[OptionLogits]:
+        return [read_scores(folder / f"{row}-{seed}{end}.parquet").scores for seed in settings["seeds"]]
+
+    rows: dict[str, list[OptionLogits]] = {}
+    for row in ("sft", *LOSSES, "ensemble", *PREDICTORS):
+        if row == "ensemble":
+            rows[row], fit = [average_probabilities(rows["sft"])], lambda: [average_probabilities(read("sft", "-fit"))]
+        elif all((folder / f"{row}-{seed}.parquet").exists() for seed in settings["seeds"]):
+            rows[row], fit = read(row), partial(read, row, "-fit")
+        else:
+            continue
+        if row in SCALED:
+            rows[f"{row} + temperature"] = [fit_temperature(f)(s) for f, s in zip(fit(), rows[row], strict=True)]
+    return rows
+
+
+if __name__ == "__main__":
+    main()
