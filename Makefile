@@ -4,7 +4,7 @@ BIN := .venv/bin
 export TOKENIZERS_PARALLELISM := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test test-model test-lowest check bench docs clean
+.PHONY: demo test test-model test-lowest check bench docs dist clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -53,5 +53,10 @@ docs: .venv/docs ## the documentation site, in site/; a warning is an error (its
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "site/index.html; its search wants a server: $(PYTHON) -m http.server --directory site"
 
+dist: .venv/ready ## wheel and source archive; the wheel is tried in an empty environment by pipx
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	PIPX=$(BIN)/pipx scripts/check_release dist/*.whl
+
 clean:
-	rm -rf .venv .venv-lowest caltune-demo site benchmarks/output
+	rm -rf .venv .venv-lowest dist caltune-demo site benchmarks/output
