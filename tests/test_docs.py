@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from files import scores_file
 
 from caltune.cli import METHODS, _parser, main
 from caltune.data import PRESETS
@@ -131,6 +132,19 @@ def test_command_parses(page: str, words: list[str]) -> None:
     assert {flag.lstrip("-").replace("-", "_") for flag in flags} <= known
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_block_is_seen_by_these_tests(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    found = list(FENCE.finditer(text))
+    assert 2 * len(found) == text.count("```")  # none is indented or left open
+    assert {match["language"] for match in found} <= {"python", "sh", "json", "csv", ""}
+    told = "\n".join(match["body"] for match in found if match["language"] in ("sh", ""))
+    for line in filter(None, told.replace("\\\n", " ").splitlines()):
+        assert line.lstrip("$ ").split()[0] in ("caltune", "make", "lm_eval", "accelerate"), line
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(re.findall(r"^(?:    )?make ([\w-]+)", text, re.MULTILINE)) <= set(targets)
+
+
 def test_commands_are_found() -> None:
     text = "```sh\ncaltune a b \\\n  --c 'd e'  # why\n```\nand `caltune f` and\n\n    $ caltune g\n    other h\n"
     assert commands(text) == [["a", "b", "--c", "d e"], ["g"]]
@@ -180,6 +194,20 @@ def test_worked_example_runs_from_the_command_line(place: Path) -> None:
     comparison = json.loads(Path("comparison.json").read_text(encoding="utf-8"))
     assert comparison["metrics"].keys() == metrics["sft.parquet"]["metrics"].keys()
     assert keys(shown_comparison) == keys(comparison | {"metrics": {"nll": comparison["metrics"]["nll"]}})
+
+
+def test_what_needs_scores_alone_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands of the first pages that take scores files and no model."""
+    monkeypatch.chdir(tmp_path)
+    for name, first in (("before", 0), ("after", 0), ("sft", 0), ("test", 0), ("cal", 100), ("sft-calibration", 100)):
+        scores_file(tmp_path / "tuned", 40, first=first).rename(f"{name}.parquet")  # all by one model
+    texts = [(ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/quickstart.md")]
+    texts += [section(GUIDE, heading) for heading in ("Which method when", "When not to answer")]
+    light = {"advise", "apply-threshold", "compare", "evaluate", "recalibrate", "report", "threshold"}
+    ran = [words for text in texts for words in commands(text) if words[0] in light and "exam.csv" not in words]
+    assert {words[0] for words in ran} == light
+    for words in ran:
+        assert main(words) == 0, words
 
 
 def test_recipe_from_the_harness_runs(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
