@@ -198,6 +198,10 @@ def test_a_confidence_may_stand_in_a_column(imported, tmp_path):
         ([{"doc_id": 1}], [], "must be a sample of the harness with doc_id and resps, got doc_id"),
         ([choice(0, [-1, -2], 0)] * 2, [], "each document must stand there once, got doc_id 0 again"),
         ([choice(0, [-1, -2, -3], "[0, 2]")], [], "has several right options; caltune needs one option"),
+        ([choice(0, [-1, -2], "[0, 1]", acc=1.0)], [], "has several right options; caltune needs one option"),
+        ([choice(0, [-1, -2], 0), choice(1, [-1, -2], "[0, 1]", acc=1.0)], [], "the target '[0, 1]' of"),
+        # Only where contexts are compared may acc tell: here the target contradicts it.
+        ([choice(0, [-1, -2], 1, acc=1.0)], [], "does not tell the right option as acc does"),
         ([choice(0, [-1, -2, -3], "elsewhere")], [], "does not tell the right option as acc does"),
         ([choice(0, [-1, -2, -3], "1", acc=1.0)], [], "does not tell the right option as acc does"),
         ([choice(0, [-1.0], 0)], [], "needs two options, got 1"),
@@ -217,6 +221,13 @@ def test_samples_that_will_not_do_are_refused(refused, tmp_path, rows, words, co
     path, out = samples(tmp_path, "maps", rows), tmp_path / "out.parquet"
     assert complaint in refused("import", "lm-eval", path, *words, "-o", out)
     assert not out.exists()
+
+
+def test_two_runs_of_one_task_are_refused_by_name(refused, tmp_path):
+    first = samples(tmp_path, "maps", [choice(0, [-1.0, -2.0], 0)])
+    second = write_lines(tmp_path / "samples_maps_2026-11-23T10-00-00.1.jsonl", [choice(0, [-1.0, -2.0], 0)])
+    said = refused("import", "lm-eval", first, second, "-o", tmp_path / "out.parquet")
+    assert f"{second}: each task must stand there once, got 'maps' again" in said
 
 
 def test_tasks_of_both_kinds_make_different_files(refused, tmp_path):
@@ -289,6 +300,8 @@ def test_one_column_an_option_and_logits_go_too(imported, tmp_path):
         ({"probabilities": [math.nan, 1.0], "label": 0}, [], "must not be negative and add up to 1, got [nan, 1.0]"),
         ({"probabilities": [0.5, 0.5], "label": math.nan}, [], "'label' must be an index from 0 to 1"),
         ({"probabilities": [0.5, 0.5], "label": math.inf}, [], "'label' must be an index from 0 to 1"),
+        ({"a": "", "b": ""}, ["--field", "probabilities=a,b"], "'a' must be a list of numbers, got none"),
+        ({"a": None, "b": None}, ["--field", "logits=a,b"], "'a' must be a list of numbers, got none"),
         ({"logits": [10**400, 0.5], "label": 0}, [], "'logits' must be a number, got '1000"),
         ({"id": "\ud800", "logits": [1, 0], "label": 0}, [], "other text must be Unicode, got '\\ud800'"),
         ({"group": "\ud800", "confidence": 1, "correct": 1}, [], "other text must be Unicode, got '\\ud800'"),

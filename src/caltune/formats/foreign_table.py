@@ -65,7 +65,7 @@ def answers(rows: Rows, fields: Mapping[str, str]) -> Predictions:
     >>> answers([("t.csv:2", {"confidence": "0.8", "correct": "True"})], {}).correct.tolist()
     [1.0]
     """
-    confidence = [_number(place, _cell(place, row, "confidence", fields), "confidence") for place, row in rows]
+    confidence = [number(place, _cell(place, row, "confidence", fields), "confidence") for place, row in rows]
     correct = [_right(place, _cell(place, row, "correct", fields)) for place, row in rows]
     try:
         return Predictions(_ids(rows, fields), np.array(confidence), np.array(correct), _groups(rows, fields))
@@ -120,7 +120,7 @@ def _option_logits(rows: Rows, name: str, columns: list[str], fields: Mapping[st
         if name == "probabilities":
             if min(numbers) < 0 or not abs(sum(numbers) - 1) <= _SUM:  # nan fails too
                 raise InputError(f"{place}: probabilities must not be negative and add up to 1, got {numbers[:6]}")
-            numbers = [math.log(number) if number > 0 else -math.inf for number in numbers]
+            numbers = [math.log(one) if one > 0 else -math.inf for one in numbers]
         values.append(numbers)
         labels.append(_label(place, cell(row, "label", fields), len(numbers)))
     logits = np.full((len(rows), max(map(len, values))), -np.inf, dtype=np.float32)
@@ -143,19 +143,22 @@ def _list(place: str, row: Mapping[str, Any], columns: list[str]) -> list[float]
         raise InputError(f"{place}: {columns[0]!r} must be a list of numbers, got {str(found)[:60]!r}")
     while len(columns) > 1 and found and found[-1] in (None, ""):  # options that this row does not have
         found = found[:-1]
-    return [_number(place, one, columns[0]) for one in found]
+    if not found:
+        raise InputError(f"{place}: {columns[0]!r} must be a list of numbers, got none")
+    return [number(place, one, columns[0]) for one in found]
 
 
 def _label(place: str, value: Any, count: int) -> int:
     if value is None or value == "":
         return -1
-    label = _number(place, value, "label")
+    label = number(place, value, "label")
     if not (label.is_integer() and -1 <= label < count):
         raise InputError(f"{place}: 'label' must be an index from 0 to {count - 1}, or -1 where unknown; got {value!r}")
     return int(label)
 
 
-def _number(place: str, value: Any, name: str) -> float:
+def number(place: str, value: Any, name: str) -> float:
+    """A cell as a number. Raises `InputError` where it is none."""
     try:
         return float(value)
     except (TypeError, ValueError, OverflowError) as error:

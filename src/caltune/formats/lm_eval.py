@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from caltune.errors import InputError
-from caltune.formats.foreign_table import read_files
+from caltune.formats.foreign_table import number, read_files
 from caltune.formats.predictions import Imported
 from caltune.types import OptionLogits, Predictions
 
@@ -44,6 +44,8 @@ def read_lm_eval(
     texts: list[tuple[str, Rows]] = []
     for path in paths:
         task, rows = _task(path), read_files([path])
+        if "id" not in fields and task in {name for name, _ in scores + texts}:
+            raise InputError(f"{path}: each task must stand there once, got {task!r} again; import one run at a time")
         for place, row in rows:
             if not isinstance(row.get("resps"), list) or not row["resps"] or "doc_id" not in row:
                 raise InputError(
@@ -148,15 +150,16 @@ def _labels(task: str, rows: Rows, options: Sequence[list[float]]) -> list[int]:
     A target may be an index or the option's text, and "1" is both of 0, 1, 2. Where contexts are compared instead of
     continuations (WinoGrande), the target is neither, and of two options `acc` tells which it was.
     """
-    first = str(rows[0][1].get("target"))
     for reading in (_by_metric, _by_index, _by_text, _by_accuracy):
         found = [reading(row, scores) for (_, row), scores in zip(rows, options, strict=True)]
         labels = [label for label in found if label is not None]
         if len(labels) == len(found) and all(map(_agrees, (row for _, row in rows), options, labels)):
             return labels
-    several = re.fullmatch(r"\[\s*\d+(\s*,\s*\d+)+\s*\]", first)
+    targets = [(place, str(row.get("target"))) for place, row in rows]
+    several = [one for one in targets if re.fullmatch(r"\[\s*\d+(\s*,\s*\d+)+\s*\]", one[1])]
     why = "has several right options" if several else "does not tell the right option as acc does"
-    raise InputError(f"{task}: the target {first[:60]!r} of {rows[0][0]} {why}; caltune needs one option")
+    place, target = (several or targets)[0]
+    raise InputError(f"{task}: the target {target[:60]!r} of {place} {why}; caltune needs one option")
 
 
 def _by_metric(row: Row, scores: list[float]) -> int | None:
@@ -180,7 +183,7 @@ def _by_text(row: Row, scores: list[float]) -> int | None:
 
 
 def _by_accuracy(row: Row, scores: list[float]) -> int | None:
-    if len(scores) != 2 or row.get("acc") not in (0, 1):
+    if len(scores) != 2 or row.get("acc") not in (0, 1) or len({context for context, _ in _arguments(row)}) < 2:
         return None
     best = int(np.argmax(scores))
     return best if row["acc"] == 1 else 1 - best
@@ -278,11 +281,7 @@ def _at(place: str, row: Row, name: str) -> Any:
 
 
 def _number(place: str, row: Row, name: str) -> float:
-    value = _at(place, row, name)
-    try:
-        return float(value)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"{place}: {name!r} must be a number, got {str(value)[:60]!r}") from error
+    return number(place, _at(place, row, name), name)
 
 
 def _surely_wrong(scores: OptionLogits, texts: Sequence[list[tuple[str, str]]]) -> list[dict[str, Any]]:
