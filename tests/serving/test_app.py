@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import socket
 import threading
 import time
@@ -67,6 +68,19 @@ def test_the_numbers_are_those_of_score_alone_and_beside_others(client):
             "model_version": "v1",
             "calibration_version": None,
         }
+
+
+def test_white_space_around_texts_is_dropped_as_it_is_from_data(client):
+    """A space before a line break is another token, and `caltune score` never sees one."""
+    few = {"question": "Capital of Italy?", "options": ["Rome", "Oslo"], "answer": 0}
+    neat = {**GOOD, "context": "Lima is old.", "few": [few]}
+    loose = {"question": " Capital of Peru?\n", "options": ["Lima ", "\tRome"], "context": "\n Lima is old. "}
+    loose["few"] = [{"question": "Capital of Italy? ", "options": [" Rome", "Oslo "], "answer": 0}]
+    wanted, found = (client.post("/v1/answers", json=one).json() for one in (neat, loose))
+    np.testing.assert_allclose(found["probabilities"], wanted["probabilities"], atol=1e-5)
+    assert found["answer"] == loose["options"][wanted["index"]]
+    twice = client.post("/v1/answers", json={**GOOD, "options": ["Lima", "Lima "]})
+    assert (twice.status_code, "options must differ" in twice.json()["error"]) == (422, True)
 
 
 def test_one_batch_holds_questions_behind_different_exemplars(answerer):
@@ -166,6 +180,7 @@ def test_other_paths_methods_and_origins(client):
         405,
         {"error": "Method Not Allowed"},
     )
+    assert client.post("/v1/answers/", json=GOOD, follow_redirects=False).json() == {"error": "Not Found"}
     for path in ("/docs", "/redoc", "/", "/v1/answers/../../etc/passwd"):
         assert client.get(path).status_code == 404
     reply = client.post("/v1/answers", json=GOOD, headers={"Origin": "https://elsewhere.example"})
@@ -298,5 +313,6 @@ def test_the_version_tells_weights_tokenizer_and_settings_apart():
 
 
 def test_limits_must_be_above_zero():
-    with pytest.raises(InputError, match="seconds must be above 0, got 0"):
-        Limits(seconds=0)
+    for seconds in (0, -1, math.nan, math.inf):
+        with pytest.raises(InputError, match=f"seconds must be above 0 and finite, got {seconds}"):
+            Limits(seconds=seconds)

@@ -21,7 +21,7 @@ from caltune.errors import InputError
 from caltune.formats import read_scores, write_scores
 from caltune.formats.policy import source_of, write_policy
 from caltune.output import write_json
-from caltune.recalibrate import Matrix, Temperature, Vector, fit_pool
+from caltune.recalibrate import AdaptiveEnsemble, Matrix, Temperature, Vector, fit_pool
 from caltune.serving.answering import fingerprint
 from caltune.serving.fitted import read_fitted
 from caltune.types import OptionLogits
@@ -118,7 +118,11 @@ def test_maps_for_few_options_and_broken_files(tmp_path):
             read_fitted(MADE, calibration=path)
     pool = fit_pool([OptionLogits(("a", "b", "c"), [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]], [0, 0, 0])] * 2)
     fitted_file(path, "pool", pool)
-    with pytest.raises(InputError, match=r"f\.json: a served recalibrator must need the logits of one model only"):
+    more = r"f\.json: a served recalibrator must need one question's logits of one model only, (pool|ace) needs more"
+    with pytest.raises(InputError, match=more):
+        read_fitted(MADE, calibration=path)
+    fitted_file(path, "ace", AdaptiveEnsemble(1.0, 2.0, 0.8, ("c",)))  # its share comes from all questions at once
+    with pytest.raises(InputError, match=more):
         read_fitted(MADE, calibration=path)
     with pytest.raises(InputError, match="cannot be read"):
         read_fitted(MADE, calibration=tmp_path / "none.json")
@@ -165,7 +169,7 @@ def test_what_cannot_be_served_is_refused_in_one_line(refused, tiny_folder, tmp_
     for flags, wanted in (
         (("--port", "70000"), "--port must be from 0 to 65535, got 70000"),
         (("--host", "203.0.113.7", "--port", "0"), "must be an address to listen at, got 203.0.113.7:0"),
-        (("--port", "0", "--seconds", "0"), "seconds must be above 0, got 0.0"),
+        (("--port", "0", "--seconds", "0"), "seconds must be above 0 and finite, got 0.0"),
         (("--port", "0", "--policy", policy), "policy.json: was fitted on scores with answers 'letters'"),
         (("--port", "0", "--policy", tmp_path / "none.json"), "a policy must be a JSON file"),
         (("--port", "0", "--device", "gpu"), "device must be one that torch can use here"),

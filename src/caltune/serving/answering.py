@@ -104,7 +104,7 @@ class Answerer:
 
     def _answer(self, question: Question, logits: np.ndarray[Any, np.dtype[np.float32]]) -> Answer | InputError:
         try:  # each by itself: what one question cannot have must not touch its neighbours
-            scores = OptionLogits((question.id,), logits[None, : len(question.options)], [-1], (question.group,))
+            scores = OptionLogits((question.id,), logits[None, : len(question.options)], [-1])
             scores = scores if self.recalibrate is None else self.recalibrate(scores)
         except InputError as error:
             return error

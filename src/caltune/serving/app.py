@@ -57,6 +57,7 @@ def create_app(answerer: Answerer, limits: Limits | None = None) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,  # these pages load scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,  # to wherever the Host header says
     )
     app.add_middleware(Guard, body=limits.body, seconds=limits.seconds, observe=meters.observe)
     app.add_exception_handler(RequestValidationError, _invalid)

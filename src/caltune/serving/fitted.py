@@ -36,7 +36,7 @@ def read_fitted(metadata: dict[str, Any], *, policy: Path | None = None, calibra
     """Read the files and hold them to the `metadata` that scores of the served model would have.
 
     Raises `InputError` for files that are broken, made for another model, settings, temperature or recalibration, or
-    that need more than logits.
+    that need more than one question's logits.
     """
     version = hashlib.sha256()
     unchecked = []
@@ -76,8 +76,9 @@ def _read_head(path: Path, version: Any) -> tuple[str, dict[str, Any]]:
 
 def _metadata_after(path: Path, name: str, recalibrate: Any, metadata: dict[str, Any]) -> dict[str, Any]:
     """The metadata that `caltune recalibrate` gives to the model's scores, found out by recalibrating some."""
-    if name == "pool" or recalibration.needs_features(name, recalibrate):
-        raise InputError(f"{path}: a served recalibrator must need the logits of one model only, {name} needs more")
+    if name in ("pool", "ace") or recalibration.needs_features(name, recalibrate):
+        rule = "must need one question's logits of one model only"
+        raise InputError(f"{path}: a served recalibrator {rule}, {name} needs more")
     reason: InputError | None = None
     for width in range(2, MAX_OPTIONS + 1):  # some maps take one number of options only
         scores = OptionLogits(("served",), [[0.0] * width], [-1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -27,8 +28,8 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name in ("characters", "body", "seconds", "waiting"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} must be above 0, got {getattr(self, name)}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"{name} must be above 0 and finite, got {getattr(self, name)}")
 
 
 def _whole(value: Any) -> Any:
@@ -71,20 +72,23 @@ class AnswersRequest(BaseModel):
     few: Annotated[
         list[Exemplar], Field(max_length=MAX_EXEMPLARS, description="answered questions to stand before it")
     ] = []
-    group: Annotated[str, Field(description="subject or other stratum, as in calibration")] = ""
 
     def asked(self, limits: Limits) -> Asked:
-        """As the model is asked it. Raises `InputError` for too many characters or what no `Question` may be."""
-        texts = [self.question, *self.options, self.context, self.group]
+        """As the model is asked it, without white space around texts, as `load_questions` reads them.
+
+        Raises `InputError` for too many characters or what no `Question` may be.
+        """
+        texts = [self.question, *self.options, self.context]
         texts += [text for one in self.few for text in (one.question, *one.options)]
         characters = sum(map(len, texts))
         if characters > limits.characters:
             raise InputError(f"the texts have {characters} characters, at most {limits.characters} are allowed")
-        text = f"{self.context}\n\n{self.question}" if self.context.strip() else self.question
+        text = f"{self.context.strip()}\n\n{self.question.strip()}" if self.context.strip() else self.question.strip()
         exemplars = tuple(
-            Question(f"few[{i}]", one.question, tuple(one.options), one.answer) for i, one in enumerate(self.few)
+            Question(f"few[{i}]", one.question.strip(), tuple(map(str.strip, one.options)), one.answer)
+            for i, one in enumerate(self.few)
         )
-        return Asked(Question(ASKED, text, tuple(self.options), None, group=self.group), exemplars)
+        return Asked(Question(ASKED, text, tuple(map(str.strip, self.options)), None), exemplars)
 
 
 class AnswersResponse(BaseModel):
