@@ -25,6 +25,8 @@ from caltune.models import TEMPERATURE_FILE
 ROW = {"question": "2 + 2?", "choices": ["3", "4"], "answer": 1}
 CHAT = {"messages": [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello."}]}
 
+PICTURE = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]}]
+
 
 def start(model: Any, folder: Path, settings: dict[str, Any] | None = None, **given: Any) -> CalibrationTrainer:
     args = CalibrationConfig(str(folder), **{**QUIET, **(settings or {})})
@@ -99,9 +101,11 @@ def test_names_of_ours_take_a_dtype_and_refuse_the_rest(tmp_path: Path, tiny_fol
 
 def test_what_would_be_ignored_is_refused(tmp_path: Path) -> None:
     given = {"train_dataset": tiny_questions(3), "processing_class": tiny_tokenizer()}
-    for name in ("data_collator", "compute_loss_func"):
+    for name in ("data_collator", "compute_loss_func", "preprocess_logits_for_metrics"):
         with pytest.raises(InputError, match="must be left out"):
             CalibrationTrainer(tiny_model(), CalibrationConfig(str(tmp_path), **QUIET), **given, **{name: len})
+    with pytest.raises(InputError, match="batch_eval_metrics must be one of False"):
+        CalibrationConfig(str(tmp_path), batch_eval_metrics=True, **QUIET)
     with pytest.raises(InputError, match="args must be a CalibrationConfig, got SFTConfig"):
         CalibrationTrainer(tiny_model(), SFTConfig(str(tmp_path), bf16=False, **QUIET), **given)
 
@@ -138,6 +142,9 @@ def test_questions_are_told_from_ordinary_rows_and_keep_their_places() -> None:
         ({"conversations": CHAT["messages"], "source": "x"}, "ordinary"),
         ({"input_ids": [1, 2, 3], "labels": [-100, 2, 3]}, "ordinary"),
         ({"text": "Hi.", "question": None}, "ordinary"),
+        ({"text": "2 + 2?", "A": "3", "B": "4", "answer": "B"}, "question"),
+        ({"text": "2 + 2 = 4", "A": None, "B": None, "answer": None}, "ordinary"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi."}]}]}, "ordinary"),
     ],
 )
 def test_kinds_of_rows(row: dict[str, Any], form: str) -> None:
@@ -157,6 +164,15 @@ def test_a_script_with_a_formatting_function(tmp_path: Path) -> None:
     )
     expected = tiny_tokenizer()("Greet. Hello.<|end|>").input_ids
     assert [row["input_ids"] for row in trainer.train_dataset] == [expected, None]
+    with pytest.raises(InputError, match=r"TRL reads a column prompt in its place; got .'prompt', 'completion'"):
+        read_examples([{"prompt": "2 + 2?", "completion": "4"}], "train_dataset", formatted=True)
+
+
+def test_rows_that_teach_nothing_are_not_all_there_is(tmp_path: Path) -> None:
+    rows = [{"prompt": "A prompt that fills all of it.", "completion": "4"}, {"prompt": "2?", "completion": " 2"}]
+    assert len(build("SFT", tmp_path, train=rows, max_length=4).train_dataset) == 1
+    with pytest.raises(InputError, match="must have a token to learn within max_length, got none"):
+        build("SFT", tmp_path, train=[*rows[:1], *tiny_questions(2)], max_length=4)
 
 
 @pytest.mark.parametrize(
@@ -167,6 +183,10 @@ def test_a_script_with_a_formatting_function(tmp_path: Path) -> None:
         ([ROW, {"question": "Why?"}], "row 2: there must be options"),
         ([ROW, "text"], "row 2: must be a question or a dict, got str"),
         ([{**ROW, "answer": "5"}], "row 1: the answer must be one of the options"),
+        ([{**CHAT, "images": ["cat.png"]}], "row 1: must be text only, got a picture"),
+        (Dataset.from_list([{**CHAT, "images": []}, {**CHAT, "images": ["cat.png"]}]), "row 2: must be text only"),
+        ([{"prompt": PICTURE, "completion": PICTURE}], "row 1: must be text only, got a picture or sound in a message"),
+        (Dataset.from_list([{"messages": PICTURE}]), "row 1: must be text only, got a picture or sound in a message"),
         ("data.jsonl", "must be a Dataset or a list of questions and rows, got str"),
         ({"train": [ROW]}, "must be a Dataset or a list of questions and rows, got dict"),
         (IterableDataset.from_generator(lambda: iter([ROW])), "must not be streamed"),

@@ -232,9 +232,14 @@ def question_rows(
 
 
 def ordinary_rows(prepared: Dataset) -> Dataset:
-    """What TRL has tokenised and labelled, without rows that teach nothing; nothing can predict a first token."""
+    """What TRL has tokenised and labelled, without rows that teach nothing; nothing can predict a first token.
+
+    Raises `InputError` where all of them teach nothing.
+    """
     kept = prepared.select_columns(["input_ids", "labels", PLACE])
     kept = kept.filter(lambda labels: any(label != -100 for label in labels[1:]), input_columns="labels")
+    if not len(kept):
+        raise InputError("the ordinary rows must have a token to learn within max_length, got none in all of them")
     return kept.add_column(LENGTH, [len(ids) for ids in kept["input_ids"]])
 
 

@@ -93,3 +93,6 @@ class CalibrationConfig(SFTConfig):
         # Both act in TRL's own loss, which is not used here.
         require("loss_type", self.loss_type, ("nll",))
         require("label_smoothing_factor", self.label_smoothing_factor, (0,))
+        require(
+            "batch_eval_metrics", self.batch_eval_metrics, (False,)
+        )  # a calibration error is of all answers at once

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from datasets import Dataset, IterableDataset
 
-from caltune.data.fields import CONVENTIONS, question_reader
+from caltune.data.fields import CONVENTIONS, option_columns, question_reader
 from caltune.errors import InputError
 from caltune.types import Question
 
@@ -21,6 +22,7 @@ FORMS = {
     "text": ("text",),
 }
 _OPTIONAL = ("chat_template_kwargs", "tools")  # TRL takes no null for the first
+_PICTURES = ("image", "images")
 # With none of these columns a data set holds no question; `text` and `prompt` may be either.
 _TELLING = {name for field in ("question", "options", "answer") for name in CONVENTIONS[field]} - {"text", "prompt"}
 
@@ -109,9 +111,11 @@ def _only_form(data: Any, text_field: str, formatted: bool) -> tuple[str, bool] 
         return None
     columns = {column.lower() for column in data.column_names}
     found = [form for form in FORMS if columns & {*_filled(form, text_field)}]
-    if columns & _TELLING or len(found) != 1:
+    if columns & {*_TELLING, *_PICTURES} or len(found) != 1:
         return None
-    return _form(data[0], text_field, formatted)
+    with suppress(InputError):  # told of its row, when they are read
+        return _form(data[0], text_field, formatted)
+    return None
 
 
 def _filled(form: str, text_field: str) -> tuple[str, ...]:
@@ -123,6 +127,8 @@ def _form(row: Any, text_field: str, formatted: bool) -> tuple[str, bool] | None
     """The form of an ordinary row, and whether it is a conversation; None of a question."""
     if not isinstance(row, Mapping):
         raise InputError(f"must be a question or a dict, got {type(row).__name__}")
+    if any(row.get(column) not in (None, []) for column in _PICTURES):
+        raise InputError("must be text only, got a picture")
     has_options = any(row.get(column) is not None for column in row if column.lower() in CONVENTIONS["options"])
     if formatted and not has_options:
         return "formatted", False
@@ -130,6 +136,10 @@ def _form(row: Any, text_field: str, formatted: bool) -> tuple[str, bool] | None
         value = next((row[column] for column in _filled(form, text_field) if row.get(column) is not None), None)
         if value is None or (form == "text" and (has_options or not isinstance(value, str))):
             continue
+        if form == "text" and sum(row[column] is not None for column in option_columns(row)[0]) > 1:
+            continue  # a question whose options have a column each
+        if isinstance(value, list) and any(_shows(part) for turn in value for part in _parts(turn)):
+            raise InputError("must be text only, got a picture or sound in a message")
         if has_options:
             raise InputError(
                 f"must be a question with options or an ordinary row ({', '.join(FORMS[form])}), got both in "
@@ -139,6 +149,15 @@ def _form(row: Any, text_field: str, formatted: bool) -> tuple[str, bool] | None
             raise InputError("a row with a completion needs a prompt, got none")
         return form, isinstance(value, list)
     return None
+
+
+def _parts(turn: Any) -> list[Any]:
+    content = turn.get("content") if isinstance(turn, Mapping) else None
+    return content if isinstance(content, list) else []
+
+
+def _shows(part: Any) -> bool:
+    return isinstance(part, Mapping) and part.get("type", "text") != "text"
 
 
 def _of_one_form(
@@ -156,6 +175,9 @@ def _of_one_form(
     others = {column for columns in FORMS.values() for column in columns} - own
     unused = {column for column in (*_OPTIONAL, *own) if column in part.column_names and _is_null(part, column)}
     if form == "formatted":
+        if "prompt" in part.column_names:
+            got = part.column_names[:-1]
+            raise InputError(f"formatting_func makes a text, but TRL reads a column prompt in its place; got {got}")
         others = set()
     return part.remove_columns([column for column in part.column_names if column in others | unused])
 

@@ -38,6 +38,7 @@ from caltune.collator import (
 from caltune.config import CalibrationConfig
 from caltune.errors import InputError
 from caltune.examples import PLACE, Examples, read_examples, require_usable
+from caltune.experts import ExpertBalance
 from caltune.losses import cross_entropy_loss
 from caltune.models import option_temperature
 from caltune.scoring.engine import context_length, score_encoded
@@ -97,15 +98,14 @@ class CalibrationTrainer(Checkpoints, SFTTrainer):
         args = args or CalibrationConfig("caltune-output")
         if not isinstance(args, CalibrationConfig):
             raise InputError(f"args must be a CalibrationConfig, got {type(args).__name__}")
-        if data_collator is not None or compute_loss_func is not None:
-            raise InputError("data_collator and compute_loss_func must be left out: batches and losses are made here")
+        if (data_collator, compute_loss_func, kwargs.get("preprocess_logits_for_metrics")) != (None, None, None):
+            names = "data_collator, compute_loss_func, preprocess_logits_for_metrics"
+            raise InputError(f"{names} must be left out: what they make is made here")
         self._config, self._format, self._user_metrics = args, formatting_func, compute_metrics
         train = self._read(train_dataset, "train_dataset")
         many = isinstance(eval_dataset, dict)
-        held_out = {
-            name: self._read(data, f"eval_dataset {name}" if many else "eval_dataset")
-            for name, data in (eval_dataset if many else {"eval": eval_dataset or None}).items()
-        }
+        given = eval_dataset if many else {"": eval_dataset or None}
+        held_out = {name: self._read(data, f"eval_dataset {name}".strip()) for name, data in given.items()}
         calibration = self._read(calibration_dataset, "calibration_dataset")
         require_usable(train, held_out, calibration, metrics=compute_metrics is not None)
         if not train.questions and type(self).question_losses is not CalibrationTrainer.question_losses:
@@ -140,7 +140,8 @@ class CalibrationTrainer(Checkpoints, SFTTrainer):
         self.train_rows = self._prepared(replace(train, ordinary=())) if train.ordinary else self.train_dataset
         if eval_dataset:
             prepared = {name: self._prepared(data) for name, data in held_out.items()}
-            self.eval_dataset = prepared if many else prepared["eval"]
+            self.eval_dataset = prepared if many else prepared[""]
+        self.experts = ExpertBalance(self)
         require_whole_weights(self)
 
     # What a method overrides.
@@ -191,8 +192,7 @@ class CalibrationTrainer(Checkpoints, SFTTrainer):
     # TRL's machinery.
 
     def _read(self, data: Any, name: str) -> Examples:
-        how = {"text_field": self._config.dataset_text_field, "formatted": self._format is not None}
-        return read_examples(data, name, **how)
+        return read_examples(data, name, text_field=self._config.dataset_text_field, formatted=self._format is not None)
 
     def _only_reads_answers(self) -> bool:
         """Whether training looks at the right options only, so that the others need not be read."""
@@ -204,9 +204,8 @@ class CalibrationTrainer(Checkpoints, SFTTrainer):
         """Questions tokenised here and ordinary rows tokenised and labelled by TRL, in the order they came in."""
         most = max((len(question.options) for question in examples.questions), default=1)
         self.data_collator = replace(self.data_collator, options=max(self.data_collator.options, most))
-        context = context_length(self.model)
-        how = {"prepare": self._prepare_ordinary, "answers_only": answers_only}
-        return tokenised_rows(examples, self.processing_class, self._config, context, **how)
+        how = {"context": context_length(self.model), "prepare": self._prepare_ordinary, "answers_only": answers_only}
+        return tokenised_rows(examples, self.processing_class, self._config, **how)
 
     def _prepare_ordinary(self, rows: Dataset) -> Dataset:
         args, first = self._config, rows[0]
@@ -258,6 +257,7 @@ class CalibrationTrainer(Checkpoints, SFTTrainer):
                 self.record("mean_token_accuracy", token_hits(outputs))
         # Gradients are averaged over processes, and the counts are over all of them.
         loss = total * processes / (counts[0] + counts[1])
+        loss = self.experts.added_to(loss, accumulated=num_items_in_batch is not None)
         return (loss, outputs) if return_outputs else loss
 
     def prediction_step(

@@ -32,7 +32,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import takewhile
 from string import ascii_lowercase
@@ -117,15 +117,23 @@ def _find_columns(names: tuple[str, ...], mapping: Mapping[str, str]) -> _Column
         raise InputError(f"there must be a column {' or '.join(CONVENTIONS['question'])}, got {list(names)!r}")
     if options or "options" in found or mapping.get("options") == "":
         return _Columns(found, options)
-    marks: tuple[str, ...] = tuple(ascii_lowercase)
-    for patterns in (LETTERED_COLUMNS, NUMBERED_COLUMNS):
+    columns, lettered = option_columns(names)
+    return _Columns(found, columns, tuple(ascii_lowercase[: len(columns)]) if lettered else (), not lettered)
+
+
+def option_columns(names: Iterable[str]) -> tuple[tuple[str, ...], bool]:
+    """The columns that hold an option each, none without two of a family, and whether letters name them.
+
+    >>> option_columns(["text", "B", "A", "answer"])
+    (('A', 'B'), True)
+    """
+    by_lower = {name.lower(): name for name in reversed(tuple(names))}
+    for patterns, marks in ((LETTERED_COLUMNS, ascii_lowercase), (NUMBERED_COLUMNS, tuple(map(str, range(1, 100))))):
         for pattern in patterns:
             family = tuple(takewhile(by_lower.__contains__, map(pattern.format, marks)))
             if len(family) > 1:
-                labels = marks[: len(family)] if patterns is LETTERED_COLUMNS else ()
-                return _Columns(found, tuple(by_lower[name] for name in family), labels, not labels)
-        marks = tuple(map(str, range(1, 100)))
-    return _Columns(found)
+                return tuple(by_lower[name] for name in family), patterns is LETTERED_COLUMNS
+    return (), True
 
 
 def _read_question(row: Mapping[str, Any], columns: _Columns, kind: str) -> Question:

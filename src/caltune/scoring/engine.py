@@ -238,10 +238,15 @@ def _batches(
 
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
-    """Inside, the model is in evaluation mode; afterwards in the mode it was in."""
-    was_training = model.training
+    """Inside, the model is in evaluation mode, and counts no tokens of its experts; afterwards as it was."""
+    was_training, config = model.training, model.config.get_text_config()
+    counted = getattr(config, "output_router_logits", False)
     model.eval()
     try:
+        if counted:  # a loss that nobody reads, by a mask that is not ours
+            config.output_router_logits = False
         yield
     finally:
+        if counted:
+            config.output_router_logits = counted
         model.train(was_training)

@@ -9,7 +9,7 @@ A row may hold several short questions, so that a batch of mixed lengths has lit
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -199,15 +199,33 @@ def only_at(model: Any, positions: Tensor) -> Iterator[None]:
         handle.remove()
 
 
+@contextmanager
+def _masked(layers: Any, mask: Any) -> Iterator[None]:
+    def replaced(_: Any, arguments: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return arguments, {**named, "attention_mask": mask}
+
+    handle = layers.register_forward_pre_hook(replaced, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 def forward(model: Any, batch: PackedBatch, *, head_owner: Any = None) -> Tensor:
     """Vocabulary logits (P, V) at the positions that predict an option's token, in one forward pass.
 
     `head_owner` is the unwrapped model when `model` is wrapped by DDP or FSDP.
     """
     owner = model if head_owner is None else head_owner
-    mask = layer_masks(owner, batch)
-    with only_at(owner, batch.positions):
-        output = model(input_ids=batch.input_ids, attention_mask=mask, position_ids=batch.position_ids, use_cache=False)
+    mask = shown = layer_masks(owner, batch)
+    inside: Any = nullcontext()
+    if getattr(owner.config.get_text_config(), "output_router_logits", False):
+        # A model that balances its experts counts tokens by a mask of padding (R, L); its layers still need ours.
+        shown, inside = (batch.owners >= 0).long(), _masked(owner.get_decoder(), mask)
+    with only_at(owner, batch.positions), inside:
+        output = model(
+            input_ids=batch.input_ids, attention_mask=shown, position_ids=batch.position_ids, use_cache=False
+        )
     logits: Tensor = output.logits[0]
     return logits
 
