@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from caltune.errors import InputError
@@ -99,6 +100,11 @@ def asks_server(arguments: argparse.Namespace) -> bool:
 def score_endpoint(arguments: argparse.Namespace, questions: Sequence[Question], shots: Sequence[Question]) -> None:
     """What a server's model believes about each question behind the shots, to a file; and how exact it is."""
     require_place(arguments.cache)
+    if arguments.cache is not None and arguments.cache.resolve() in (
+        arguments.output.resolve(),
+        Path(arguments.source).resolve(),
+    ):
+        raise InputError(f"--cache must be a file of its own, got {str(arguments.cache)!r}")
     from caltune.scoring.endpoint import bounded_line, endpoint_to_file
     from caltune.scoring.endpoint_client import Client
     from caltune.scoring.endpoint_dialects import Asking

@@ -77,11 +77,29 @@ def test_a_letter_that_is_not_listed_gets_the_most_it_can_have():
 
 def test_a_sampled_token_below_the_top_does_not_lower_the_bound():
     def answer(path, body):
-        top = [{"token": " A", "logprob": -0.1}, {"token": " the", "logprob": -3.0}]
+        top = [{"token": " A", "logprob": -0.25}, {"token": " the", "logprob": -3.0}]
         return {"choices": [{"logprobs": {"content": [{"token": "zebra", "logprob": -15.0, "top_logprobs": top}]}}]}
 
     _, scores, _ = ask(answer, [OSLO], Asking("m", "letters", "plain", top=2))
-    np.testing.assert_allclose(scores.logits, [[-0.1, -3.0]], rtol=1e-6)
+    np.testing.assert_allclose(scores.logits, [[-0.25, -3.0]], rtol=1e-6)
+
+
+def test_a_server_that_lists_fewer_than_asked_for_does_not_lower_the_bound_by_what_it_drew():
+    def answer(path, body):
+        top = [{"token": " A", "logprob": -0.5}, {"token": " the", "logprob": -3.0}]
+        return {"choices": [{"logprobs": {"content": [{"token": "zebra", "logprob": -15.0, "top_logprobs": top}]}}]}
+
+    _, scores, _ = ask(answer, [OSLO])
+    np.testing.assert_allclose(scores.logits, [[-0.5, -3.0]], rtol=1e-6)
+
+
+def test_what_is_not_listed_shares_what_the_listed_leave():
+    def answer(path, body):
+        top = [{"token": " A", "logprob": math.log(0.96)}][: body["logprobs"]]
+        return {"choices": [{"logprobs": {"content": [{**top[0], "top_logprobs": top}]}}]}
+
+    _, scores, _ = ask(answer, [OSLO], Asking("m", "letters", "plain", top=1))
+    np.testing.assert_allclose(scores.logits, np.log([[0.96, 0.04]]), rtol=1e-5)  # not as probable as A
 
 
 @pytest.mark.parametrize(("form", "other"), [("A", "B"), ("▁A", "▁B")])
@@ -223,6 +241,37 @@ def ask_same(answer, questions, cache):
     return stub, scores, found
 
 
+def test_an_error_ends_what_waits_to_be_tried_again():
+    """Else the process would live on for as long as a server's Retry-After asks, up to ten minutes a try."""
+    together, before = threading.Barrier(2), set(threading.enumerate())
+
+    def answer(path, body):
+        together.wait(10)
+        return (400, {}, b"no") if "Italy" in body["prompt"] else (429, {"Retry-After": "30"}, b"later")
+
+    with serving(answer) as stub:
+        client = Client(stub.url)
+        with pytest.raises(InputError, match=r"question rome: .* answered 400"):
+            score_endpoint(client, [ROME, OSLO], LETTERS)
+        left = [one for one in threading.enumerate() if one not in before and "ThreadPoolExecutor" in one.name]
+        for one in left:
+            one.join(5)
+        assert not any(one.is_alive() for one in left)
+        assert len(stub.asked) == 2
+    with serving(vllm) as stub:  # the same client asks on
+        client.base = f"{stub.url}/v1"
+        assert len(score_endpoint(client, [ROME], LETTERS)[0]) == 1
+
+
+def test_another_file_of_one_line_is_no_cache(tmp_path):
+    for text in ('{"id": "q1"}', "[1, 2", "notes"):
+        cache = tmp_path / "other.json"
+        cache.write_text(text)
+        with pytest.raises(InputError, match=r"other\.json:1: a line of a cache needs key, logits and bounded"):
+            score_endpoint(Client("http://127.0.0.1:9"), [ROME], LETTERS, cache=cache)
+        assert cache.read_text() == text
+
+
 def test_a_cache_is_for_one_server_model_and_prompt_and_must_be_one(tmp_path):
     cache = tmp_path / "cache.jsonl"
     with serving(vllm) as stub:
@@ -287,6 +336,8 @@ def test_flags_for_the_other_way_are_refused(refused, monkeypatch, tmp_path):
         ((*here, *there, "--api-key-env", "NO_SUCH_KEY"), "must name a variable that is set, got 'NO_SUCH_KEY'"),
         ((*here, "--endpoint", "localhost"), "the endpoint must be an address like"),
         ((*here, *there, "--cache", tmp_path / "no" / "c.jsonl"), "the folder must exist"),
+        ((*here, *there, "--cache", out), "--cache must be a file of its own"),
+        ((*here, *there, "--cache", data), "--cache must be a file of its own"),
     ):
         assert error in refused(*words)
     line = refused(*here, *there, "--api-key-env", "sk-secret")

@@ -90,6 +90,10 @@ def test_the_key_is_sent_and_never_shown():
     assert "provided: ***." in str(caught.value)
     assert "sk-secret" not in str(caught.value)
     assert len(str(caught.value)) < 300
+    with serving(lambda path, body: (200, {}, b"You sent " + b"." * 185 + b"sk-secret")) as stub:
+        with pytest.raises(InputError, match="must answer with a JSON object") as caught:
+            Client(stub.url, key="sk-secret").post("x", {})
+        assert "sk-" not in str(caught.value)  # nor a part of it
     for key in ("two\nlines", " ", "kéy"):
         with pytest.raises(InputError, match="must be one line of ASCII characters") as caught:
             Client(stub.url, key=key)

@@ -22,6 +22,8 @@ from caltune.scoring.endpoint_dialects import Asking, Found, ask, prompt_of
 from caltune.scoring.record import surely_wrong
 from caltune.types import OptionLogits, Question
 
+CUT = '{"key": "'  # how every line of a cache begins
+
 
 def score_endpoint(
     client: Client,
@@ -60,6 +62,9 @@ def score_endpoint(
                 found[key] = future.result()
                 kept.add(key, missing[key].id, found[key])
                 bar.update()
+    except BaseException:
+        client.stop()  # the interpreter ends when the pool's threads do, and a try may wait for minutes
+        raise
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
     ordered = [found[key] for key in keys]
@@ -151,7 +156,7 @@ def _read_cache(path: Path | None) -> dict[str, Found]:
                 if not all(map(math.isfinite, found[row["key"]].logits)):
                     raise ValueError("logits that are not finite")
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            if number < len(lines):
+            if number < len(lines) or not CUT.startswith(line[: len(CUT)]):
                 raise InputError(
                     f"{path}:{number}: a line of a cache needs key, logits and bounded, got {error!r}"
                 ) from error

@@ -36,7 +36,7 @@ class Client:
 
     Connection errors, statuses that may pass and answers cut short are tried `tries` times in all, each after twice the
     wait of the one before, or after what the server's Retry-After asks for. At most `rate` requests a second are begun,
-    tries included. `key` goes into the Authorization header and nowhere else.
+    tries included. `key` goes into the Authorization header and nowhere else. `sleep` stands in for waiting.
 
     Raises `InputError` for another kind of address, or a `rate` that is not above 0.
     """
@@ -49,7 +49,7 @@ class Client:
         rate: float | None = None,
         tries: int = 6,
         seconds: float = 120.0,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], object] | None = None,
     ) -> None:
         try:
             parts = urlsplit(url)
@@ -74,6 +74,7 @@ class Client:
         self._sleep = sleep
         self._next = 0.0
         self._lock = threading.Lock()
+        self._stopped = threading.Event()
         self._opener = urllib.request.build_opener(_Stay)
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -82,8 +83,9 @@ class Client:
         if self._key is not None:
             headers["Authorization"] = f"Bearer {self._key}"
         data = json.dumps(body).encode()
+        stopped = self._stopped
         for attempt in range(1, self._tries + 1):
-            self._keep_pace()
+            self._keep_pace(stopped)
             request = urllib.request.Request(f"{self.base}/{path}", data, headers)
             try:
                 with self._opener.open(request, timeout=self._seconds) as reply:
@@ -104,8 +106,18 @@ class Client:
                     f"{self._place}: asks to wait {wanted:.0f} seconds, at most {LONGEST_WAIT:.0f} are waited"
                 )
             if attempt < self._tries:
-                self._sleep(backoff(attempt) if wanted is None else wanted)
+                self._pause(backoff(attempt) if wanted is None else wanted, stopped)
         raise InputError(f"{self._place}: gave no answer in {self._tries} tries, at last: {reason}")
+
+    def stop(self) -> None:
+        """Let what waits for its turn or for another try fail at once; what is asked from now on is asked as before."""
+        stopped, self._stopped = self._stopped, threading.Event()
+        stopped.set()
+
+    def _pause(self, seconds: float, stopped: threading.Event) -> None:
+        (self._sleep or stopped.wait)(seconds)
+        if stopped.is_set():
+            raise InputError(f"{self._place}: is not asked any more")
 
     def _read(self, content: bytes, path: str) -> dict[str, Any]:
         if len(content) > LARGEST:
@@ -115,20 +127,25 @@ class Client:
         except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict):
-            raise InputError(f"{self._place}: must answer with a JSON object to {path}, got {content[:SHOWN]!r}")
+            said = self._short(content[:10_000])
+            raise InputError(f"{self._place}: must answer with a JSON object to {path}, got {said!r}")
         return found
 
     def _said(self, error: urllib.error.HTTPError) -> str:
-        """A server's own word of an error, on one line, without the key: some servers repeat it."""
+        """A server's own word of an error."""
         try:
-            text = error.read(10_000).decode("utf-8", "replace")
+            content = error.read(10_000)
         except (OSError, http.client.HTTPException):
-            text = ""
-        text = " ".join((text or str(error.reason)).split())
+            content = b""
+        return self._short(content or str(error.reason).encode())
+
+    def _short(self, content: bytes) -> str:
+        """What a server said, on one line and without the key: some servers repeat it."""
+        text = " ".join(content.decode("utf-8", "replace").split())
         text = text.replace(self._key, "***") if self._key else text
         return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
 
-    def _keep_pace(self) -> None:
+    def _keep_pace(self, stopped: threading.Event) -> None:
         if not self._interval:
             return
         with self._lock:
@@ -136,7 +153,7 @@ class Client:
             turn = max(now, self._next)
             self._next = turn + self._interval
         if turn > now:
-            self._sleep(turn - now)
+            self._pause(turn - now, stopped)
 
 
 def backoff(attempt: int) -> float:

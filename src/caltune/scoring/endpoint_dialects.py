@@ -83,7 +83,7 @@ def _letters(client: Client, prompt: Prompt, asking: Asking) -> Found:
     else:
         body = {"prompt": prompt.text, "logprobs": asking.top}
         (choice,) = _choices(client.post("completions", {"model": asking.model, **body, **AS_IT_IS}), 1)
-    listed = _first_tokens(choice)
+    listed, drawn = _first_tokens(choice)
     # The token as it follows this prompt; else as some servers write it, without the space or with its mark.
     letters = LETTERS[: len(prompt.continuations)]
     forms = [prompt.continuations, letters, tuple(f"▁{letter}" for letter in letters), tuple(f" {x}" for x in letters)]
@@ -93,23 +93,37 @@ def _letters(client: Client, prompt: Prompt, asking: Asking) -> Found:
             f"the first {len(listed)} tokens hold no letter of an option, only {_short(list(listed))}; "
             "ask for more with --top, or for the options' text (continuations)"
         )
-    # The most that a letter can have which is not among the top: a sampled token may be listed below them.
-    bound = sorted(listed.values(), reverse=True)[: asking.top][-1]
+    bound = _bound(listed, drawn, asking.top)
     bounded = tuple(k for k, token in enumerate(form) if token not in listed)
     return Found(tuple(listed.get(token, bound) for token in form), bounded)
 
 
-def _first_tokens(choice: dict[str, Any]) -> dict[str, float]:
-    """The most probable first tokens with their log-probabilities; of equal texts the more probable one."""
+def _bound(listed: dict[str, float], drawn: object, top: int) -> float:
+    """The most that a token can have which is not listed: the last of the `top`, or what all listed leave of 1.
+
+    The token that was drawn may be listed below the top, of which a server may list fewer than it was asked for.
+    """
+    last = sorted([v for token, v in listed.items() if token != drawn] or listed.values(), reverse=True)[:top][-1]
+    left = 1 - sum(map(math.exp, listed.values()))
+    if left < -1e-3:  # more than digits cut off can make: these are not all of one distribution
+        return last
+    return min(last, math.log(max(left, 1e-6)))
+
+
+def _first_tokens(choice: dict[str, Any]) -> tuple[dict[str, float], Any]:
+    """The likeliest first tokens with their log-probabilities, of equal texts the likelier one; and the one drawn."""
     given = choice.get("logprobs")
     pairs: list[tuple[Any, Any]] = []
+    drawn = None
     if isinstance(given, dict):
         content, top = given.get("content"), given.get("top_logprobs")
         if isinstance(content, list) and content and isinstance(content[0], dict):
             entries = [*_list(content[0].get("top_logprobs")), content[0]]
             pairs = [(one.get("token"), one.get("logprob")) for one in entries if isinstance(one, dict)]
+            drawn = content[0].get("token")
         elif isinstance(top, list) and top and isinstance(top[0], dict):
             pairs = list(top[0].items())
+            drawn = next(iter(_list(given.get("tokens"))), None)
     if not pairs:
         raise InputError(
             "the server gives no log-probabilities, and without them there is nothing to score "
@@ -120,7 +134,7 @@ def _first_tokens(choice: dict[str, Any]) -> dict[str, float]:
         if not isinstance(token, str):
             raise InputError(f"a listed token must be a text, got {_short(token)}")
         listed[token] = max(_log_probability(value), listed.get(token, -math.inf))
-    return listed
+    return listed, drawn
 
 
 def _echoed_tokens(client: Client, prompt: Prompt, asking: Asking) -> Iterator[Tokens]:
