@@ -210,6 +210,29 @@ def binned_sums(index: NDArray[np.intp], values: FloatArray, bins: int) -> Float
     return sums.reshape(rows, bins)
 
 
+def sums_by_bin(index: NDArray[np.intp], bins: int, *values: FloatArray) -> Callable[[FloatArray], list[FloatArray]]:
+    """From counts (D, N) to the sums (D, bins) of counts × each of the `values` (N,), in bins that stay the same.
+
+    As `binned_sums`, and faster: questions are put in the order of their bins once.
+
+    >>> sums = sums_by_bin(np.array([2, 0, 2]), 3, np.array([1.0, 2.0, 3.0]))
+    >>> sums(np.array([[1.0, 1.0, 1.0], [2.0, 0.0, 1.0]]))[0].tolist()
+    [[2.0, 0.0, 4.0], [0.0, 0.0, 5.0]]
+    """
+    order = np.argsort(index, kind="stable")
+    present, first = np.unique(index[order], return_index=True)  # of two equal starts reduceat would sum nothing right
+    ordered = [value[order] for value in values]
+
+    def sums(counts: FloatArray) -> list[FloatArray]:
+        counts = np.take(counts, order, axis=1)
+        found = [np.zeros((len(counts), bins)) for _ in ordered]
+        for sum_of, value in zip(found, ordered, strict=True):
+            sum_of[:, present] = np.add.reduceat(counts * value, first, axis=1)
+        return found
+
+    return sums
+
+
 def finite_or_none(value: float) -> float | None:
     """The number, or None for nan and infinities."""
     return value if math.isfinite(value) else None

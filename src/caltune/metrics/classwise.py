@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from caltune.metrics.bootstrap import Statistic, binned_sums
+from caltune.metrics.bootstrap import Statistic, sums_by_bin
 from caltune.metrics.ece import width_index
 from caltune.types import FloatArray, OptionLogits
 
@@ -45,15 +45,16 @@ def classwise_ece_statistic(scores: OptionLogits, bins: int = 15) -> Statistic:
     options = np.flatnonzero(has.any(axis=0))
     rows = [np.flatnonzero(has[:, k]) for k in options]
     gaps = [(scores.labels[i] == k) - probabilities[i, k] for k, i in zip(options, rows, strict=True)]
-    index = [width_index(probabilities[i, k], bins) for k, i in zip(options, rows, strict=True)]
+    bin_of = [width_index(probabilities[i, k], bins) for k, i in zip(options, rows, strict=True)]
+    sums = [sums_by_bin(index, bins, gap) for index, gap in zip(bin_of, gaps, strict=True)]
 
     def statistic(counts: FloatArray) -> FloatArray:
         total = np.zeros(len(counts))
         present = np.zeros(len(counts))
-        for i, gap, bin_of in zip(rows, gaps, index, strict=True):
+        for i, sums_of in zip(rows, sums, strict=True):
             kept = counts if len(i) == counts.shape[1] else np.take(counts, i, axis=1)
             size = kept.sum(axis=1)
-            total += np.abs(binned_sums(bin_of, kept * gap, bins)).sum(axis=1) / np.maximum(size, 1)
+            total += np.abs(sums_of(kept)[0]).sum(axis=1) / np.maximum(size, 1)
             present += size > 0
         return total / present
 

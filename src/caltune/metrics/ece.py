@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caltune.errors import InputError
-from caltune.metrics.bootstrap import Statistic, binned_sums
+from caltune.metrics.bootstrap import Statistic, binned_sums, sums_by_bin
 from caltune.types import FloatArray, Predictions
 
 Binning = Literal["width", "mass"]
@@ -117,7 +117,8 @@ def ece_statistic(predictions: Predictions, bins: int = 15, binning: Binning = "
     gap = predictions.correct - predictions.confidence
     _, index = _assign(predictions.confidence, bins, binning)
     if binning == "width":
-        return lambda counts: np.abs(binned_sums(index, counts * gap, bins)).sum(axis=1) / total
+        sums = sums_by_bin(index, bins, gap)
+        return lambda counts: np.abs(sums(counts)[0]).sum(axis=1) / total
 
     order = np.argsort(predictions.confidence, kind="stable")
     gap = gap[order]

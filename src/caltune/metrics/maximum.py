@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from caltune.metrics.bootstrap import Statistic, binned_sums
+from caltune.metrics.bootstrap import Statistic, sums_by_bin
 from caltune.metrics.ece import Binning, assign_bins
 from caltune.types import FloatArray, Predictions
 
@@ -40,12 +40,11 @@ def mce_statistic(predictions: Predictions, bins: int = 15) -> Statistic:
     [0.6, 0.15]
     """
     index = assign_bins(predictions.confidence, bins, "width")
-    gap = predictions.correct - predictions.confidence
+    sums = sums_by_bin(index, bins, np.ones(len(predictions)), predictions.correct - predictions.confidence)
 
     def statistic(counts: FloatArray) -> FloatArray:
-        size = binned_sums(index, counts, bins)
-        gaps = np.abs(binned_sums(index, counts * gap, bins))
-        result: FloatArray = (gaps / np.where(size > 0, size, 1.0)).max(axis=1)
+        size, gaps = sums(counts)
+        result: FloatArray = (np.abs(gaps) / np.where(size > 0, size, 1.0)).max(axis=1)
         return result
 
     return statistic
