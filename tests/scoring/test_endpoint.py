@@ -246,18 +246,19 @@ def test_an_error_ends_what_waits_to_be_tried_again():
     together, before = threading.Barrier(2), set(threading.enumerate())
 
     def answer(path, body):
-        together.wait(10)
-        return (400, {}, b"no") if "Italy" in body["prompt"] else (429, {"Retry-After": "30"}, b"later")
+        if len(stub.asked) <= 2:
+            together.wait(10)
+        return (400, {}, b"no") if "Capital of Italy" in body["prompt"] else (429, {"Retry-After": "30"}, b"later")
 
     with serving(answer) as stub:
         client = Client(stub.url)
         with pytest.raises(InputError, match=r"question rome: .* answered 400"):
-            score_endpoint(client, [ROME, OSLO], LETTERS)
+            score_endpoint(client, [ROME, OSLO, *tiny_questions(8)], LETTERS, parallel=2)
         left = [one for one in threading.enumerate() if one not in before and "ThreadPoolExecutor" in one.name]
         for one in left:
             one.join(5)
         assert not any(one.is_alive() for one in left)
-        assert len(stub.asked) == 2
+        assert len(stub.asked) <= 3  # one may have begun in the meantime
     with serving(vllm) as stub:  # the same client asks on
         client.base = f"{stub.url}/v1"
         assert len(score_endpoint(client, [ROME], LETTERS)[0]) == 1

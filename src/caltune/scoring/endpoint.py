@@ -53,7 +53,7 @@ def score_endpoint(
         unit="question",
         disable=None if progress else True,
     )  # None: where it is a terminal
-    pool = ThreadPoolExecutor(parallel)
+    client, pool = client.for_one_run(), ThreadPoolExecutor(parallel)
     try:
         with bar, _Cache(cache) as kept:
             waiting = {pool.submit(ask, client, question, asking): key for key, question in missing.items()}

@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from copy import copy
 from datetime import UTC, datetime
 from email.message import Message
 from email.utils import parsedate_to_datetime
@@ -83,9 +84,10 @@ class Client:
         if self._key is not None:
             headers["Authorization"] = f"Bearer {self._key}"
         data = json.dumps(body).encode()
-        stopped = self._stopped
         for attempt in range(1, self._tries + 1):
-            self._keep_pace(stopped)
+            self._keep_pace()
+            if self._stopped.is_set():
+                raise InputError(f"{self._place}: is not asked any more")
             request = urllib.request.Request(f"{self.base}/{path}", data, headers)
             try:
                 with self._opener.open(request, timeout=self._seconds) as reply:
@@ -106,18 +108,21 @@ class Client:
                     f"{self._place}: asks to wait {wanted:.0f} seconds, at most {LONGEST_WAIT:.0f} are waited"
                 )
             if attempt < self._tries:
-                self._pause(backoff(attempt) if wanted is None else wanted, stopped)
+                self._wait(backoff(attempt) if wanted is None else wanted)
         raise InputError(f"{self._place}: gave no answer in {self._tries} tries, at last: {reason}")
 
-    def stop(self) -> None:
-        """Let what waits for its turn or for another try fail at once; what is asked from now on is asked as before."""
-        stopped, self._stopped = self._stopped, threading.Event()
-        stopped.set()
+    def for_one_run(self) -> Client:
+        """The same server, for a run that `stop` ends."""
+        found = copy(self)
+        found._stopped = threading.Event()
+        return found
 
-    def _pause(self, seconds: float, stopped: threading.Event) -> None:
-        (self._sleep or stopped.wait)(seconds)
-        if stopped.is_set():
-            raise InputError(f"{self._place}: is not asked any more")
+    def stop(self) -> None:
+        """Ask nothing more, and let what waits for its turn or for another try fail at once."""
+        self._stopped.set()
+
+    def _wait(self, seconds: float) -> None:
+        (self._sleep or self._stopped.wait)(seconds)
 
     def _read(self, content: bytes, path: str) -> dict[str, Any]:
         if len(content) > LARGEST:
@@ -145,7 +150,7 @@ class Client:
         text = text.replace(self._key, "***") if self._key else text
         return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
 
-    def _keep_pace(self, stopped: threading.Event) -> None:
+    def _keep_pace(self) -> None:
         if not self._interval:
             return
         with self._lock:
@@ -153,7 +158,7 @@ class Client:
             turn = max(now, self._next)
             self._next = turn + self._interval
         if turn > now:
-            self._pause(turn - now, stopped)
+            self._wait(turn - now)
 
 
 def backoff(attempt: int) -> float:
