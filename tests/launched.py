@@ -25,6 +25,8 @@ from caltune.scoring.cost import ScoringCost
 from caltune.scoring.engine import score, score_encoded, score_with_features
 from caltune.scoring.processes import is_sharded, join_processes, process_count, process_rank
 
+ORDINARY = tuple({"prompt": f"{i} and {i} is", "completion": f" {2 * i}"} for i in range(4))
+
 
 def scores() -> dict[str, Any]:
     """Scores, features and cost of a few questions, and of one question alone."""
@@ -48,12 +50,12 @@ def listed(logits: np.ndarray) -> list[list[float | None]]:
     return [[float(value) if np.isfinite(value) else None for value in row] for row in logits]
 
 
-def training(method: str, folder: Path, **settings: Any) -> dict[str, Any]:
-    """Two epochs of two steps with eight questions, whatever the number of processes: what was fitted, logged, left."""
+def training(method: str, folder: Path, rows: tuple[Any, ...] = (), **settings: Any) -> dict[str, Any]:
+    """Two epochs of two steps with eight questions or `rows`, in all processes: what was fitted, logged, left."""
     trainer = build(
         method,
         folder / method,
-        train=drawn_answers(tiny_questions(16)),
+        train=[*rows, *drawn_answers(tiny_questions(16 - len(rows)))],
         calibration=drawn_answers(tiny_questions(9, prefix="c")),
         evaluation=drawn_answers(tiny_questions(7, prefix="e")),
         per_device_train_batch_size=8 // process_count(),
@@ -102,6 +104,8 @@ def compute(folder: Path) -> None:
     document = {
         "scores": scores(),
         "RCFT": training("RCFT", folder, bin_accuracy_source="first-pass", bins=4),
+        # Of two processes the first finds no question in its first batch, the second no ordinary row in its own.
+        "mixed": training("RCFT", folder / "mixed", ORDINARY, bin_accuracy_source="first-pass", bins=4),
         "CogCalib": training("CogCalib", folder),
         "Tempered": training("Tempered", folder),
     }

@@ -23,7 +23,8 @@ HERE = Path(__file__).parent
 ACCELERATE = HERE.parent / "examples" / "accelerate"
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 LAUNCH = ("-m", "accelerate.commands.launch", "--config_file", ACCELERATE / "cpu.yaml", "--main_process_port", "0")
-FITTED = {"RCFT": ("curve", "targets", "weights", "first_pass"), "CogCalib": ("known", "detector"), "Tempered": ()}
+EXPECTATION = ("curve", "targets", "weights", "first_pass")
+FITTED = {"RCFT": EXPECTATION, "mixed": EXPECTATION, "CogCalib": ("known", "detector"), "Tempered": ()}
 
 
 def run(*command: object) -> subprocess.CompletedProcess[str]:

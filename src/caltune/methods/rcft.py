@@ -107,11 +107,9 @@ class RCFTTrainer(CalibrationTrainer):
         super().__init__(model, args, **kwargs)
         if args.bin_accuracy_source == "held-out" and not self.calibration_questions:
             raise InputError("bin_accuracy_source 'held-out' needs calibration questions, got none")
-        # A fold is of questions, and processes that note first answers must hold equally many.
-        several = self.accelerator.num_processes > 1
-        if self.has_ordinary and args.bin_accuracy_source in ("cross-fitted", "first-pass" if several else ""):
-            raise InputError(f"bin_accuracy_source {args.bin_accuracy_source!r} needs questions only to train on")
         if args.bin_accuracy_source == "cross-fitted":
+            if self.has_ordinary:  # a fold is of questions
+                raise InputError("bin_accuracy_source 'cross-fitted' needs questions only to train on")
             if len(self.train_questions) < args.folds:
                 raise InputError(f"folds must be at most the {len(self.train_questions)} questions, got {args.folds}")
             if self.accelerator.num_processes > 1:
