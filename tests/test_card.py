@@ -90,6 +90,25 @@ def test_a_card_begun_here_names_the_base_of_an_adapter(tmp_path: Path) -> None:
     assert ModelCard.load(folder / "README.md").data.base_model is None
 
 
+def test_files_of_the_user_stay_and_a_broken_adapter_is_told(tmp_path: Path) -> None:
+    (tmp_path / "reliability_diagram.png").write_bytes(b"mine")
+    (tmp_path / "README.md").write_text("# Mine\n\n![my own](reliability_diagram.png)\n")
+    write_card(tmp_path, four_of_five())
+    assert (tmp_path / "reliability_diagram.png").read_bytes() == b"mine"
+    assert (tmp_path / "README.md").read_text().startswith("# Mine\n\n![my own](reliability_diagram.png)\n")
+    (tmp_path / "README.md").unlink()
+    (tmp_path / "adapter_config.json").write_text("{broken")
+    with pytest.raises(InputError, match=r"adapter_config.json: must be JSON, got Expecting"):
+        write_card(tmp_path, four_of_five())
+    (tmp_path / "adapter_config.json").write_text("[1]")
+    write_card(tmp_path, four_of_five())
+    assert ModelCard.load(tmp_path / "README.md").data.base_model is None
+
+
+def test_a_bare_address_is_no_link() -> None:
+    assert markdown("see www.evil.example, WWW.b.c and awww.d") == "see www\\.evil.example, WWW\\.b.c and awww.d"
+
+
 def test_trls_card_is_kept_and_gets_the_last_evaluation(tmp_path: Path) -> None:
     trainer = build("RCFT", tmp_path, evaluation=tiny_questions(6, prefix="e"), num_train_epochs=1)
     trainer.create_model_card()

@@ -268,7 +268,7 @@ def test_a_push_in_mid_training_holds_the_option_temperature(
     trainer.train()
     assert len(pushed) >= 2
     assert {"adapter_model.safetensors", "adapter_config.json", TEMPERATURE_FILE, "README.md"} <= pushed[0]
-    assert "reliability_diagram.png" in pushed[0]
+    assert "caltune_reliability_diagram.png" in pushed[0]
     assert 'model="me/mine"' in (tmp_path / "mine" / "README.md").read_text()
 
 

@@ -19,7 +19,7 @@ from caltune.report.text import clean, number, questions
 from caltune.types import OptionLogits
 
 CARD = "README.md"
-DIAGRAM = "reliability_diagram.png"
+DIAGRAM = "caltune_reliability_diagram.png"  # a name that no file of a user has
 BEGIN, END = "<!-- calibration, written by caltune -->", "<!-- end of calibration -->"
 _BEFORE = "### Framework versions"  # of TRL's template; the section stands in front of it
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -33,7 +33,8 @@ def markdown(text: object) -> str:
     """
     line = " ".join(clean(text).split())
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_{}\[\]()#+!|~@:$])", r"\\\1", line)
+    line = re.sub(r"([\\`*_{}\[\]()#+!|~@:$])", r"\\\1", line)
+    return re.sub(r"(?i)\b(www)\.", r"\1\\.", line)  # which GitHub makes a link of
 
 
 def calibration_section(scores: OptionLogits, *, told: Mapping[str, object] | None = None) -> tuple[str, Summary]:
@@ -144,7 +145,11 @@ def _new_card(folder: Path) -> str:
     adapter = folder / "adapter_config.json"
     if adapter.is_file():
         data["library_name"] = "peft"
-        base = json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path")
+        try:
+            found = json.loads(adapter.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(f"{adapter}: must be JSON, got {error}") from error
+        base = found.get("base_model_name_or_path") if isinstance(found, dict) else None
         if isinstance(base, str) and HUB_ID.fullmatch(base):
             data["base_model"] = base
     front = "\n".join(f"{name}: {json.dumps(value)}" for name, value in data.items())
