@@ -103,6 +103,17 @@ def test_one_batch_holds_questions_behind_different_exemplars(answerer):
     assert "the model's context holds 256" in str(third)
 
 
+def test_a_question_that_its_chat_template_refuses_fails_alone(answerer):
+    tokenizer = tiny_tokenizer()
+    refuse = "{% if 'Peru' in messages[0]['content'] %}{{ raise_exception('no') }}{% endif %}"
+    tokenizer.chat_template = refuse + tokenizer.chat_template
+    questions = [q for q in tiny_questions(12) if "Peru" in q.text or "Cuba" in q.text]
+    good, bad = sorted(questions, key=lambda q: "Peru" in q.text)
+    found = replace(answerer, tokenizer=tokenizer)([AnswersRequest(**body(q)).asked(Limits()) for q in (bad, good)])
+    assert isinstance(found[0], Exception)
+    np.testing.assert_allclose(found[1].probabilities, expected([good])[0], atol=1e-5)
+
+
 def test_settings_recalibration_and_policy_reach_the_answer():
     questions = tiny_questions(8)
     plain = expected(questions, answers="letters", template="plain")

@@ -71,16 +71,16 @@ class Answerer:
     calibration_version: str | None = None
 
     def __call__(self, asked: Sequence[Asked]) -> list[Answer | Exception]:
-        """Of each question its answer, or the `InputError` that says why it has none."""
+        """Of each question its answer, or the error that says why it has none."""
         encoded = [self._encode(one) for one in asked]
         good = [item for item in encoded if isinstance(item, EncodedQuestion)]
         rows = iter(self._logits(good))
         return [
-            item if isinstance(item, InputError) else self._answer(one.question, next(rows))
+            self._answer(one.question, next(rows)) if isinstance(item, EncodedQuestion) else item
             for one, item in zip(asked, encoded, strict=True)
         ]
 
-    def _encode(self, one: Asked) -> EncodedQuestion | InputError:
+    def _encode(self, one: Asked) -> EncodedQuestion | Exception:
         try:
             (item,) = encode_questions(
                 [one.question],
@@ -92,7 +92,7 @@ class Answerer:
             )
             if item.length > self.max_tokens:
                 raise InputError(f"takes {item.length} tokens with its options, at most {self.max_tokens} are allowed")
-        except InputError as error:
+        except Exception as error:  # a chat template may raise anything, and its neighbours should not fail with it
             return error
         return item
 
