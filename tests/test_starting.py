@@ -153,6 +153,17 @@ def test_kinds_of_rows(row: dict[str, Any], form: str) -> None:
         assert (len(found.questions), len(found.ordinary)) == ((1, 0) if form == "question" else (0, 1))
 
 
+@pytest.mark.parametrize("form", ["numpy", "torch", "pandas"])
+def test_rows_in_another_format_are_the_same(form: str) -> None:
+    tokens = {"input_ids": [3, 4, 5], "labels": [-100, 4, 5]}
+    for row in (ROW, CHAT, tokens):
+        data = Dataset.from_list([row, row])
+        plain, formatted = (read_examples(given, "train_dataset") for given in (data, data.with_format(form)))
+        assert formatted.questions == plain.questions
+        assert [part.to_list() for part in formatted.ordinary] == [part.to_list() for part in plain.ordinary]
+        assert [part[0] for part in formatted.ordinary] == [part[0] for part in plain.ordinary]
+
+
 def test_a_script_with_a_formatting_function(tmp_path: Path) -> None:
     rows = [{"instruction": "Greet.", "output": "Hello."}, ROW]
     trainer = CalibrationTrainer(

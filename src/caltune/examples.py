@@ -60,6 +60,8 @@ def read_examples(data: Any, name: str, *, text_field: str = "text", formatted: 
         raise InputError(f"{name}: must not be streamed, since its questions are read several times; got {type(data)}")
     if isinstance(data, str | bytes | Mapping) or not isinstance(data, Iterable):
         raise InputError(f"{name}: must be a Dataset or a list of questions and rows, got {type(data).__name__}")
+    if isinstance(data, Dataset) and data.format["type"] != "custom":
+        data = data.with_format(None)  # lists and numbers, not arrays or tensors
     read = question_reader({"id": ""})
     questions: list[Question] = []
     places: list[int] = []
