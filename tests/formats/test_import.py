@@ -135,6 +135,18 @@ def test_the_right_option_is_read_as_the_task_wrote_it(imported, tmp_path, targe
     assert read_scores(imported("lm-eval", path)[1]).scores.labels.tolist() == [label]
 
 
+def test_a_text_that_is_none_of_the_options_is_left_out_as_the_harness_counts_it_wrong(imported, tmp_path):
+    rows = [
+        choice(0, [-2.0, -1.0, -1.5], "option 1", acc=1.0),
+        choice(1, [-2.0, -1.0, -1.5], "elsewhere", acc=0.0),
+        choice(2, [-2.0, -1.0, -1.5], "option 2", acc=0.0),
+    ]
+    result, out = imported("lm-eval", samples(tmp_path, "maps", rows))
+    assert read_scores(out).scores.ids == ("maps/0", "maps/2")
+    assert read_scores(out).scores.labels.tolist() == [1, 2]
+    assert "1 documents left out" in result.err
+
+
 def test_a_number_that_is_also_a_text_is_read_as_acc_agrees(imported, tmp_path):
     """Options "1" and "0": the target "1" is the first by its text, the second by its index; acc says which."""
     arguments = {f"gen_args_{i}": {"arg_0": "Q", "arg_1": f" {word}"} for i, word in enumerate(("1", "0"))}
@@ -200,9 +212,10 @@ def test_a_confidence_may_stand_in_a_column(imported, tmp_path):
         ([choice(0, [-1, -2, -3], "[0, 2]")], [], "has several right options; caltune needs one option"),
         ([choice(0, [-1, -2], "[0, 1]", acc=1.0)], [], "has several right options; caltune needs one option"),
         ([choice(0, [-1, -2], 0), choice(1, [-1, -2], "[0, 1]", acc=1.0)], [], "the target '[0, 1]' of"),
+        ([choice(0, [-1, -2, -3], 0), choice(1, [-1, -2, -3], "[1, 2]")], [], "the target '[1, 2]' of"),
         # Only where contexts are compared may acc tell: here the target contradicts it.
         ([choice(0, [-1, -2], 1, acc=1.0)], [], "does not tell the right option as acc does"),
-        ([choice(0, [-1, -2, -3], "elsewhere")], [], "does not tell the right option as acc does"),
+        ([choice(0, [-1, -2, -3], "elsewhere", acc=1.0)], [], "does not tell the right option as acc does"),
         ([choice(0, [-1, -2, -3], "1", acc=1.0)], [], "does not tell the right option as acc does"),
         ([choice(0, [-1.0], 0)], [], "needs two options, got 1"),
         ([choice(0, [-1, -2], 5)], [], "no document has its right option among its options"),

@@ -21,6 +21,7 @@ from caltune.formats.predictions import Imported
 from caltune.types import OptionLogits, Predictions
 
 _FILE = re.compile(r"samples_(?P<task>.+?)(_(?P<date>\d{4}-\d{2}-\d{2}T[\d:.\-]+))?\.jsonl(\.gz)?")
+_SEVERAL = re.compile(r"\[\s*\d+(\s*,\s*\d+)+\s*\]")
 _EXAMPLES = 50
 Row = Mapping[str, Any]
 Rows = Sequence[tuple[str, Row]]
@@ -122,9 +123,7 @@ def _choices(tasks: Sequence[tuple[str, Rows]], fields: Mapping[str, str], wante
     for i, found in enumerate(values):
         logits[i, : len(found)] = found
     scores = OptionLogits(tuple(ids), logits, np.array(labels), tuple(groups))
-    note = (
-        f"{left_out} documents left out: their right option is not among their options (the harness counts them wrong)"
-    )
+    note = f"{left_out} documents left out: their right option is not among theirs (the harness counts them wrong)"
     about = {"examples": _surely_wrong(scores, texts), **({"left_out": left_out} if left_out else {})}
     return Imported(scores, about, (note,) if left_out else ())
 
@@ -156,7 +155,7 @@ def _labels(task: str, rows: Rows, options: Sequence[list[float]]) -> list[int]:
         if len(labels) == len(found) and all(map(_agrees, (row for _, row in rows), options, labels)):
             return labels
     targets = [(place, str(row.get("target"))) for place, row in rows]
-    several = [one for one in targets if re.fullmatch(r"\[\s*\d+(\s*,\s*\d+)+\s*\]", one[1])]
+    several = [one for one in targets if _SEVERAL.fullmatch(one[1])]
     why = "has several right options" if several else "does not tell the right option as acc does"
     place, target = (several or targets)[0]
     raise InputError(f"{task}: the target {target[:60]!r} of {place} {why}; caltune needs one option")
@@ -177,8 +176,12 @@ def _by_index(row: Row, scores: list[float]) -> int | None:
 
 
 def _by_text(row: Row, scores: list[float]) -> int | None:
-    shown = [continuation.strip() for _, continuation in _arguments(row)][: len(scores)]
+    requests = _arguments(row)[: len(scores)]
+    shown = [continuation.strip() for _, continuation in requests]
     target = str(row.get("target")).strip()
+    one_context = len({context for context, _ in requests}) == 1
+    if target not in shown and row.get("acc") == 0 and one_context and not _SEVERAL.fullmatch(target):
+        return -100  # what the harness takes for a text that is no option, and counts wrong
     return shown.index(target) if shown.count(target) == 1 else None
 
 
