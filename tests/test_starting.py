@@ -11,7 +11,7 @@ import pytest
 import torch
 import trl.trainer.sft_trainer
 from datasets import Dataset, IterableDataset, concatenate_datasets
-from peft import LoraConfig
+from peft import LoraConfig, PromptTuningConfig
 from tiny import tiny_model, tiny_questions, tiny_tokenizer
 from tiny_training import QUIET, build
 from transformers import BitsAndBytesConfig, Trainer
@@ -104,6 +104,13 @@ def test_what_would_be_ignored_is_refused(tmp_path: Path) -> None:
     for name in ("data_collator", "compute_loss_func", "preprocess_logits_for_metrics"):
         with pytest.raises(InputError, match="must be left out"):
             CalibrationTrainer(tiny_model(), CalibrationConfig(str(tmp_path), **QUIET), **given, **{name: len})
+    with pytest.raises(InputError, match="peft_config must adapt weights, as LoRA does, got PromptTuningConfig"):
+        start(
+            tiny_model(),
+            tmp_path,
+            peft_config=PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2),
+            processing_class=tiny_tokenizer(),
+        )
     with pytest.raises(InputError, match="batch_eval_metrics must be one of False"):
         CalibrationConfig(str(tmp_path), batch_eval_metrics=True, **QUIET)
     with pytest.raises(InputError, match="args must be a CalibrationConfig, got SFTConfig"):

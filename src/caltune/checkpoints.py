@@ -67,7 +67,10 @@ class Checkpoints(Trainer):
 
 
 def require_whole_weights(trainer: Any) -> None:
-    """Raise `InputError` for what cannot be done, or would not be saved, where weights are spread out."""
+    """Raise `InputError` for what cannot be done, or would not be saved: with virtual tokens, or spread-out weights."""
+    for adapter in getattr(trainer.model, "peft_config", {}).values():
+        if adapter.is_prompt_learning:  # virtual tokens have no place in the rows that questions share
+            raise InputError(f"peft_config must adapt weights, as LoRA does, got {type(adapter).__name__}")
     for name in ("question_loss_weight", "average_weights"):
         if getattr(trainer.args, name) and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
             raise InputError(f"{name} above 0 needs one process or DDP, got FSDP or DeepSpeed")
