@@ -282,14 +282,14 @@ def test_any_row_is_a_question_or_one_clear_error() -> None:
         '{"stem": "s", "choices": ["a", "b"]}, {"text": ["a"], "label": 3}]'
     )
     questions, errors = [], []
-    for _ in range(20_000):
+    for _ in range(5_000):
         row = {name: random.choice(values) for name in random.sample(columns, random.randint(0, 6))}
         row["question"] = "Which?" if random.random() < 0.9 else random.choice(values)
         try:
             questions.append(question_reader()(row))
         except InputError as error:
             errors.append(str(error))
-    assert len(questions) > 1_000
+    assert len(questions) > 250
     assert max(map(len, errors)) < 500
 
 

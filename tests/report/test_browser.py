@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,7 @@ from chromium import Chromium, find_chromium
 
 from caltune.abstain import fit_threshold
 from caltune.formats.scores import ScoreFile
-from caltune.metrics import compare, summarise
 from caltune.recalibrate import Temperature
-from caltune.report import change, page
 from caltune.report.page import Entry, write_report
 from caltune.types import OptionLogits
 
@@ -101,15 +98,8 @@ def report(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> str:
-    with pytest.MonkeyPatch.context() as patch:
-        for module, name, function in (
-            (page, "summarise", summarise),
-            (page, "compare", compare),
-            (change, "compare", compare),
-        ):
-            patch.setattr(module, name, partial(function, draws=40))
-        return report(tmp_path_factory.mktemp("browser")).as_uri()
+def address(tmp_path_factory: pytest.TempPathFactory, few_draws: None) -> str:
+    return report(tmp_path_factory.mktemp("browser")).as_uri()
 
 
 @pytest.fixture(scope="module")

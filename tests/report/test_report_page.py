@@ -14,6 +14,7 @@ from caltune.report.evidence import most_wrong
 from caltune.report.page import Entry, render_report, write_report
 from caltune.types import OptionLogits
 
+pytestmark = pytest.mark.usefixtures("few_draws")
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 HOSTILE = [
     "<script>alert(1)</script>",

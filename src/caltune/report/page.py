@@ -6,8 +6,9 @@ import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import caltune
 from caltune.abstain import Policy
@@ -22,6 +23,9 @@ from caltune.report.table import differences_table, numbers_table
 from caltune.report.text import clean, listed, number, percent, questions
 from caltune.report.verdict import compute_chance, describe, describe_difference, headline
 from caltune.types import OptionLogits
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 _SHARES = (0.25, 0.5, 0.75, 0.9, 1.0)
 _LONGEST_NAME = 60
@@ -91,9 +95,6 @@ def render_report(
     entries: Sequence[Entry], *, title: str = "caltune report", context: str = "", policy: Policy | None = None
 ) -> str:
     """The page as text; see `write_report`."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
     names = unique_names([entry.name for entry in entries])
     scores = [entry.file.scores for entry in entries]
     for name, one in zip(names, scores, strict=True):
@@ -131,17 +132,7 @@ def render_report(
                 "made": own[i],
             }
         )
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        # Every expression of the template passes through here; only the SVG of svg.py, cleaned there, is Markup.
-        finalize=lambda value: value if isinstance(value, Markup) else clean(value),
-    )
-    environment.filters.update(model_class=curves.model_class, dash_class=curves.dash_class)
-    return environment.get_template("page.html.j2").render(
+    return _template().render(
         title=title,
         context=context,
         size=_size(scores),
@@ -175,6 +166,24 @@ def render_report(
         equations=_EQUATIONS,
         version=caltune.__version__,
     )
+
+
+@cache
+def _template() -> Template:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        # Every expression of the template passes through here; only the SVG of svg.py, cleaned there, is Markup.
+        finalize=lambda value: value if isinstance(value, Markup) else clean(value),
+    )
+    environment.filters.update(model_class=curves.model_class, dash_class=curves.dash_class)
+    return environment.get_template("page.html.j2")
 
 
 def unique_names(names: Sequence[str]) -> list[str]:
