@@ -15,14 +15,14 @@ from caltune.errors import InputError
 from caltune.output import write_json
 
 # Metadata of scores that may differ between calibration questions and later ones; all else makes other confidences.
-_OWN = ("data", "split", "prompt_example", "examples", "training", "versions", "seed", "left_out")
+_OWN = ("data", "split", "method", "prompt_example", "examples", "training", "versions", "seed", "left_out")
 _NUMBERS = {"limit": False, "confidence": True, "threshold": True, "wrong": False, "bound": False}  # may be null?
 
 
 def source_of(metadata: dict[str, Any]) -> dict[str, Any]:
     """What of a scores file's metadata decides about confidences: model, answers, temperature and the like.
 
-    >>> source_of({"model": "m", "temperature": 1.5, "split": "test"})
+    >>> source_of({"model": "m", "temperature": 1.5, "split": "test", "method": "sft"})
     {'model': 'm', 'temperature': 1.5}
     """
     return {key: value for key, value in metadata.items() if key not in _OWN}
