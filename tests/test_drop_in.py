@@ -205,3 +205,15 @@ def test_stops_early_by_eval_nll(tmp_path: Path) -> None:
     assert logged(trainer, "eval_shape") == [5] * len(found)
     assert trainer.state.best_metric == pytest.approx(min(found))
     assert trainer.evaluate()["eval_nll"] == pytest.approx(min(found), rel=1e-5)
+
+
+def test_workers_that_persist_read_the_data_that_is_asked_for(tmp_path: Path) -> None:
+    """transformers keeps the loader of the first evaluation, and would give its numbers again."""
+    how = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}
+    asked = [Dataset.from_list(QUESTIONS[:count]) for count in (2, 5)]
+    trainer = drop_in(tmp_path, ROWS["text"], eval_dataset=asked[0], **how)
+    sizes = []
+    for data in (None, asked[1], None, {"five": asked[1], "two": asked[0]}):
+        trainer.evaluate(data)
+        sizes.append(len(trainer.evaluated))
+    assert sizes == [2, 5, 2, 2]

@@ -173,10 +173,9 @@ class CalibrationTrainer(Checkpoints, SFTTrainer):
 
         Several processes share the questions and must all call this; all get the same.
         """
-        unwrapped = self.accelerator.unwrap_model(self.model)
         with self.compute_loss_context_manager():
             logits = score_encoded(
-                unwrapped,
+                self.accelerator.unwrap_model(self.model),
                 [encoded_row(row) for row in rows],
                 self.processing_class.pad_token_id,
                 reduction=self._config.reduction,
@@ -271,6 +270,7 @@ class CalibrationTrainer(Checkpoints, SFTTrainer):
 
     def evaluate(self, eval_dataset: Any = None, **kwargs: Any) -> dict[str, float]:
         """Evaluate on what `eval_dataset` takes, or on the data set given at the start."""
+        self._eval_dataloaders = {}  # with persistent workers transformers would take those of other data
         return super().evaluate(eval_dataset=self._evaluated(eval_dataset), **kwargs)
 
     def predict(self, test_dataset: Any, **kwargs: Any) -> Any:
