@@ -35,6 +35,8 @@ from caltune.metrics import (
     summarise_answers,
 )
 from caltune.metrics.bootstrap import default_draws
+from caltune.metrics.paired import compare_statistics
+from caltune.metrics.proper import nll_per_question
 from caltune.types import OptionLogits, Predictions
 
 
@@ -226,17 +228,20 @@ def test_pairing_is_by_id_and_narrows_the_interval():
     assert difference.high - difference.low < (alone.high - alone.low) / 2
 
 
+def nll_column(scores):
+    return lambda counts: mean_statistic(nll_per_question(scores))(counts)[:, None]
+
+
 def test_comparison_of_equals_seldom_finds_a_difference():
     # Two noisy copies of one truth: equal on average, so p < 0.05 in about 5 % of trials.
     found = 0
     for seed in range(100):
         generator = np.random.default_rng(seed + 1000)
         truth = calibrated(200, seed=seed)
-        a, b = (
-            OptionLogits(truth.ids, truth.logits + generator.normal(size=truth.logits.shape), truth.labels)
-            for _ in range(2)
-        )
-        found += compare(a, b, draws=100, seed=seed).metrics["nll"].verdict != "no clear difference"
+        noisy = (truth.logits + generator.normal(size=truth.logits.shape) for _ in range(2))
+        a, b = (nll_column(OptionLogits(truth.ids, each, truth.labels)) for each in noisy)
+        compared = compare_statistics(a, b, {"nll": DIRECTIONS["nll"]}, 200, draws=100, seed=seed)
+        found += compared.metrics["nll"].verdict != "no clear difference"
     assert found <= 12
 
 

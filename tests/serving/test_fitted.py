@@ -1,4 +1,4 @@
-"""What is fitted must be fitted for what is served; and the verb itself, as a process."""
+"""What is fitted must be fitted for what is served; and the verb itself, which a signal ends."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
+import threading
+import time
+import urllib.error
 import urllib.request
 from dataclasses import replace
 
@@ -16,6 +17,7 @@ import pytest
 from files import write_jsonl
 from tiny import tiny_model, tiny_questions, tiny_tokenizer
 
+from caltune import verbs_serve
 from caltune.abstain import Policy
 from caltune.errors import InputError
 from caltune.formats import read_scores, write_scores
@@ -128,7 +130,37 @@ def test_maps_for_few_options_and_broken_files(tmp_path):
         read_fitted(MADE, calibration=tmp_path / "none.json")
 
 
-def test_the_verb_serves_what_score_writes_until_it_is_interrupted(caltune, tiny_folder, temperature, tmp_path):
+def answers_to(questions, bound, ended):
+    """What the server that is about to listen at `bound[0]` answers; interrupts this process at the end."""
+    found = []
+    try:
+        while not bound:
+            time.sleep(0.01)
+            assert not ended.is_set()
+        url = f"http://127.0.0.1:{bound[0].getsockname()[1]}/v1/answers"
+        for question in questions:
+            content = json.dumps({"question": question.text, "options": list(question.options)}).encode()
+            request = urllib.request.Request(url, content, {"Content-Type": "application/json"})
+            while True:
+                try:
+                    with urllib.request.urlopen(request, timeout=300) as reply:
+                        found.append(json.load(reply))
+                    break
+                except urllib.error.URLError as error:
+                    if not isinstance(error.reason, ConnectionRefusedError):  # as long as it does not listen
+                        raise
+                    time.sleep(0.01)
+                    assert not ended.is_set()
+    finally:
+        if not ended.is_set():
+            os.kill(os.getpid(), signal.SIGINT)
+    return found
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+def test_the_verb_serves_what_score_writes_until_it_is_interrupted(
+    caltune, monkeypatch, tiny_folder, temperature, tmp_path
+):
     questions = tiny_questions(3)
     data, scores, after = write_jsonl(tmp_path / "q.jsonl", questions), tmp_path / "s.parquet", tmp_path / "t.parquet"
     assert caltune("score", data, "--model", tiny_folder, "-o", scores).status == 0
@@ -136,32 +168,25 @@ def test_the_verb_serves_what_score_writes_until_it_is_interrupted(caltune, tiny
     assert caltune("recalibrate", "temperature", *words).status == 0
     file = read_scores(after)
     policy = policy_file(tmp_path / "policy.json", source_of(file.metadata))
-    command = [sys.executable, "-m", "caltune", "serve", str(tiny_folder), "--port", "0", "--device", "cpu"]
-    process = subprocess.Popen(
-        [*command, "--policy", str(policy), "--calibration", str(temperature)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )
-    try:
-        line = process.stdout.readline()
-        found = re.fullmatch(rf"{tiny_folder.name} [0-9a-f]{{16}} at (http://127\.0\.0\.1:\d+)/v1/answers\n", line)
-        assert found, (line, process.stderr.read() if process.poll() is not None else "")
-        for question, probabilities in zip(questions, file.scores.probabilities(), strict=True):
-            content = json.dumps({"question": question.text, "options": list(question.options)}).encode()
-            request = urllib.request.Request(f"{found[1]}/v1/answers", content, {"Content-Type": "application/json"})
-            with urllib.request.urlopen(request, timeout=300) as reply:
-                answer = json.load(reply)
-            np.testing.assert_allclose(answer["probabilities"], probabilities[: len(question.options)], atol=1e-5)
-            assert answer["abstain"] is bool(answer["max_prob"] < 0.6)
-            assert answer["model"] == tiny_folder.name
-            assert len(answer["calibration_version"]) == 16
-    finally:
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=300)
+
+    bound, answers, ended = [], [], threading.Event()
+    bind = verbs_serve._bind
+    monkeypatch.setattr(verbs_serve, "_bind", lambda host, port: bound.append(bind(host, port)) or bound[0])
+    client = threading.Thread(target=lambda: answers.extend(answers_to(questions, bound, ended)), daemon=True)
+    client.start()
+    words = ("--port", 0, "--device", "cpu", "--policy", policy, "--calibration", temperature)
+    result = caltune("serve", tiny_folder, *words)
+    ended.set()
+    client.join()
+    line = rf"{tiny_folder.name} [0-9a-f]{{16}} at http://127\.0\.0\.1:\d+/v1/answers\nstopped\n"
+    assert re.fullmatch(line, result.out), result
     warning = f"caltune: warning: {temperature} does not say what it was fitted for\n"
-    assert (process.returncode, out, err) == (0, "stopped\n", warning)
+    assert (result.status, result.err) == (0, warning)
+    for question, answer, probabilities in zip(questions, answers, file.scores.probabilities(), strict=True):
+        np.testing.assert_allclose(answer["probabilities"], probabilities[: len(question.options)], atol=1e-5)
+        assert answer["abstain"] is bool(answer["max_prob"] < 0.6)
+        assert answer["model"] == tiny_folder.name
+        assert len(answer["calibration_version"]) == 16
 
 
 def test_what_cannot_be_served_is_refused_in_one_line(refused, tiny_folder, tmp_path):

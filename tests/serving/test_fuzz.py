@@ -35,7 +35,7 @@ def test_every_answer_is_as_the_document_says(app, mode):
 
     @seed(0)
     @settings(
-        max_examples=30,
+        max_examples=20,
         deadline=None,
         database=None,
         phases=[Phase.generate],
