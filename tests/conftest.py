@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gc
+import importlib.metadata
 import os
 
 # Training a tokenizer on several threads has been seen to hang; the tiny ones need no threads.
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +18,9 @@ import pytest
 from files import write_jsonl
 
 from caltune.cli import main
+
+# Asked at each step of a training for what is installed, which it reads and parses anew.
+importlib.metadata.metadata = cache(importlib.metadata.metadata)
 
 
 def pytest_runtest_setup() -> None:

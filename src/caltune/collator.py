@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, concatenate_datasets
+from datasets.fingerprint import generate_random_fingerprint
+from datasets.table import InMemoryTable
 from torch import Tensor
 from transformers import EvalPrediction
 
@@ -219,16 +221,16 @@ def question_rows(
     if answers_only:
         encoded = [replace(item, options=(item.options[label],)) for item, label in zip(encoded, labels, strict=True)]
         labels = [0] * len(labels)
-    return Dataset.from_dict(
-        {
-            "prompt_ids": [list(item.prompt) for item in encoded],
-            "option_ids": [[list(option) for option in item.options] for item in encoded],
-            "label": labels,
-            "row": list(range(len(encoded))),
-            LENGTH: [item.length for item in encoded],
-            PLACE: list(examples.places),
-        }
-    )
+    columns = {
+        "prompt_ids": [list(item.prompt) for item in encoded],
+        "option_ids": [[list(option) for option in item.options] for item in encoded],
+        "label": labels,
+        "row": list(range(len(encoded))),
+        LENGTH: [item.length for item in encoded],
+        PLACE: list(examples.places),
+    }
+    # `from_dict` would pickle all of it for a fingerprint, which only a cache on disk needs.
+    return Dataset(InMemoryTable.from_pydict(columns), fingerprint=generate_random_fingerprint())
 
 
 def ordinary_rows(prepared: Dataset) -> Dataset:
