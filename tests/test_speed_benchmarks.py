@@ -19,6 +19,7 @@ from caltune.scoring.packing import EncodedQuestion
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 import limits
 import scaling
+import several_gpus
 import speed_metrics
 
 
@@ -112,3 +113,13 @@ def test_exponent_of_growth() -> None:
     square = [{"tera_operations": work, "seconds": 3 * work**2} for work in (1.0, 2.0, 5.0)]
     assert scaling.exponent(square) == pytest.approx(2)
     assert scaling.exponent(square[:1]) is None
+
+
+def test_the_guide_has_what_several_gpus_would_gain():
+    guide = (Path(__file__).parents[1] / "docs" / "guide.md").read_text(encoding="utf-8")
+    assert [row for row in several_gpus.training_rows() if row not in guide] == []
+
+
+def test_one_gpu_waits_for_nobody():
+    assert abs(several_gpus.largest_of(1)) < 1e-12
+    assert several_gpus.efficiency(1, 16) == pytest.approx(1.0)
