@@ -26,6 +26,7 @@ import common
 import torch
 from torch.nn import functional
 
+from caltune.allocator import keep_freed_memory
 from caltune.models import default_device, default_dtype, load_model
 from caltune.scoring.packing import EncodedQuestion
 
@@ -129,6 +130,7 @@ def measure(
     seconds: float = 0.2,
 ) -> Machine:
     """The best rates over batches of so many `rows`: of all linear layers together, of the head, and of any shape."""
+    keep_freed_memory()
     rates = {m: product_rates(shape, m, device=device, dtype=dtype, seconds=seconds) for m in rows}
     linear = {
         m: sum(count * k * n for (k, n), count in shape.linear.items())

@@ -6,8 +6,9 @@ All train the same questions in the same order and batches with the same LoRA an
 
 - `trl as it comes`: TRL's `SFTTrainer` on rows of prompt and completion with its defaults: activation checkpointing,
   and bf16 on a CPU too;
-- `trl` at its best, as all below without checkpointing and in float32 on a CPU: plain, padding-free or batched by
-  length, whichever trains most questions a second in a trial. Packing is padding-free with other batches;
+- `trl` at its best, as all of caltune's without checkpointing, in float32 on a CPU, and with freed memory kept, which
+  caltune sees to (`caltune.allocator`): plain, padding-free or batched by length, whichever trains most questions a
+  second in a trial. Packing is padding-free with other batches;
 - `caltune rows`: `CalibrationTrainer` on those very rows, so the very same loss: the two curves are compared;
 - `sft tokens`, `sft`, `rcft`, `cogcalib`: caltune on questions, by the answer's tokens or over the options;
 - `released rcft`: the cost of the step in the authors' code: each row padded to 2,048 tokens, two forward passes,

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback
 
+from caltune.allocator import keep_freed_memory
 from caltune.collator import ROW_TOKENS
 from caltune.data import load_questions
 from caltune.losses import cross_entropy_loss
@@ -32,6 +33,7 @@ RANK, ALPHA = 32, 64
 WARM_UP = 2  # steps that are not timed
 TEMPLATE = "plain"
 RELEASED_ROWS = 2  # of a batch in the authors' code
+AS_THEY_COME = ("trl as it comes", "released rcft")
 METHODS = {"sft tokens": "SFT", "sft": "SFT", "rcft": "RCFT", "cogcalib": "CogCalib"}
 REPEATS = 200
 
@@ -107,6 +109,8 @@ def same_adapters(model: Any) -> None:
 def train(run: dict[str, Any], folder: Path, peak: Callable[[], int]) -> dict[str, Any]:
     """Seconds, memory and losses of one side."""
     device = torch.device(run["device"])
+    if run["side"] not in AS_THEY_COME:
+        keep_freed_memory()
     # As `caltune train` has it: a frozen base rests in half precision where a GPU computes in it.
     model, tokenizer = load_model(run["model"], device=device, dtype=default_dtype(device))
     questions = questions_of(run)

@@ -31,6 +31,7 @@ LIGHT = (
 )
 # Folder or file -> what of caltune it may import; each may import itself.
 DIRECTIONS = {
+    "allocator": set(),
     "errors": set(),
     "notebook": set(),
     "types": {"errors", "notebook"},
@@ -56,9 +57,9 @@ DIRECTIONS = {
         *("errors", "types", "data", "prompts", "metrics", "recalibrate", "regime"),
         *("formats", "output", "abstain", "binomial", "notebook"),
     },
-    "scoring": {"errors", "types", "prompts", "models", "formats", "knowledge", "output"},
+    "scoring": {"allocator", "errors", "types", "prompts", "models", "formats", "knowledge", "output"},
     "serving": {"errors", "types", "abstain", "models", "formats", "recalibration", "scoring"},
-    "starting": {"errors", "models"},
+    "starting": {"allocator", "errors", "models"},
     "trackers": {"report"},
     "predictors": {"errors", "types", "prompts", "models", "scoring"},
     "methods": {"errors", "types", "metrics", "losses", "knowledge", "formats", "collator", "trainer"},

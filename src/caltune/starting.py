@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
+from caltune.allocator import keep_freed_memory
 from caltune.errors import InputError
 from caltune.models import SMOLLM2, default_dtype, load_model
 
@@ -23,6 +24,7 @@ def starting_model(model: Any, args: Any, *, adapter: bool, quantized: bool) -> 
 
     Raises `InputError` for other `model_init_kwargs` with such a name.
     """
+    keep_freed_memory()
     wanted = {name: value for name, value in (args.model_init_kwargs or {}).items() if value is not None}
     if not isinstance(model, str):
         if "flash" in (getattr(model.config, "_attn_implementation", None) or ""):
