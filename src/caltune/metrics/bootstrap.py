@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -11,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caltune.errors import InputError
+from caltune.metrics.resamples import resamples
 from caltune.types import FloatArray
 
 # How often each of N questions occurs in each of D resamples, (D, N), to D values, or (D, metrics).
 Statistic = Callable[[FloatArray], FloatArray]
-_CHUNK = 100_000  # counts held at once: as many as a cache holds
+_CHUNK = 100_000  # weights held at once: as many as a cache holds
+_FEW_BINS = 32  # a product for each is faster than one sum over all, up to so many
 _MOST_WORK = 10**8  # questions × resamples that are drawn without being asked for
 
 
@@ -59,7 +62,7 @@ def bootstrap(
     [1.0, 2.0, 4.0]
     """
     if groups is None:
-        return np.concatenate([statistic(counts) for counts in _resamples(size, draws, seed)])
+        return np.concatenate([statistic(counts) for counts in resamples(size, draws, seed)])
     if len(groups) != size:
         raise InputError(f"groups must name one group a question, got {len(groups)} for {size} questions")
     names, group = np.unique(np.asarray(groups), return_inverse=True)
@@ -70,7 +73,7 @@ def bootstrap(
     return np.concatenate(
         [
             statistic(drawn[rows][:, group] * (size / (drawn[rows] @ held))[:, None])
-            for drawn in _resamples(len(names), draws, seed)
+            for drawn in resamples(len(names), draws, seed)
             for rows in (slice(start, start + chunk) for start in range(0, len(drawn), chunk))
         ]
     )
@@ -222,12 +225,17 @@ def sums_by_bin(index: NDArray[np.intp], bins: int, *values: FloatArray) -> Call
     order = np.argsort(index, kind="stable")
     present, first = np.unique(index[order], return_index=True)  # of two equal starts reduceat would sum nothing right
     ordered = [value[order] for value in values]
+    few = len(present) <= _FEW_BINS
+    parts = [slice(*ends) for ends in itertools.pairwise([*first.tolist(), len(index)])] if few else []
 
     def sums(counts: FloatArray) -> list[FloatArray]:
         counts = np.take(counts, order, axis=1)
         found = [np.zeros((len(counts), bins)) for _ in ordered]
         for sum_of, value in zip(found, ordered, strict=True):
-            sum_of[:, present] = np.add.reduceat(counts * value, first, axis=1)
+            for place, part in zip(present, parts, strict=False):
+                sum_of[:, place] = counts[:, part] @ value[part]
+            if not few:
+                sum_of[:, present] = np.add.reduceat(counts * value, first, axis=1)
         return found
 
     return sums
@@ -236,17 +244,3 @@ def sums_by_bin(index: NDArray[np.intp], bins: int, *values: FloatArray) -> Call
 def finite_or_none(value: float) -> float | None:
     """The number, or None for nan and infinities."""
     return value if math.isfinite(value) else None
-
-
-def _resamples(size: int, draws: int, seed: int) -> Iterator[FloatArray]:
-    if size < 1:
-        raise InputError(f"the bootstrap needs at least one question, got {size}")
-    if draws < 1:
-        raise InputError(f"draws must be at least 1, got {draws}")
-    generator = np.random.default_rng(seed)
-    chunk = max(1, _CHUNK // size)
-    for start in range(0, draws, chunk):
-        rows = min(chunk, draws - start)
-        drawn = generator.integers(0, size, size=(rows, size))
-        drawn += np.arange(0, rows * size, size)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=rows * size).reshape(rows, size).astype(np.float64)
