@@ -12,7 +12,8 @@ All train the same questions in the same order and batches with the same LoRA an
 - `caltune rows`: `CalibrationTrainer` on those very rows, so the very same loss: the two curves are compared;
 - `sft tokens`, `sft`, `rcft`, `cogcalib`: caltune on questions, by the answer's tokens or over the options;
 - `released rcft`: the cost of the step in the authors' code: each row padded to 2,048 tokens, two forward passes,
-  logits for every position, two rows at a time. A yardstick of time; what it learns is in `docs/papers.md`.
+  logits for every position, two rows at a time (one on a CPU, where two want more than 24 GB). A yardstick of time;
+  what it learns is in `docs/papers.md`.
 
 Every run is a process of its own, in turn, so that its peak memory (beyond what it held before the first step) is its
 own. Tokens are those of prompts and right answers, padding and wrong options not counted. The bound is the fewest
@@ -69,7 +70,8 @@ def in_own_process(run: dict[str, Any]) -> dict[str, Any]:
         [sys.executable, __file__, "--run", json.dumps(run)], capture_output=True, text=True, cwd=Path(__file__).parent
     )
     if done.returncode:
-        raise SystemExit(done.stderr)
+        killed = f"killed by signal {-done.returncode}; had it memory enough?" if done.returncode < 0 else ""
+        raise SystemExit(f"{run}\n{done.stderr}\n{killed}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 

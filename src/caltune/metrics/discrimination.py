@@ -21,7 +21,12 @@ def auroc(predictions: Predictions) -> float:
     >>> auroc(Predictions(ids=("a", "b", "c"), confidence=[0.9, 0.6, 0.6], correct=[1, 1, 0]))
     0.75
     """
-    return float(auroc_statistic(predictions)(np.ones((1, len(predictions))))[0])
+    is_right = predictions.correct > 0
+    right, wrong = np.sort(predictions.confidence[is_right]), np.sort(predictions.confidence[~is_right])
+    if not len(right) or not len(wrong):
+        return float("nan")
+    beaten = np.searchsorted(wrong, right, "left").sum() + np.searchsorted(wrong, right, "right").sum()
+    return float(beaten / 2 / (len(right) * len(wrong)))
 
 
 def auroc_statistic(predictions: Predictions) -> Statistic:
