@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import resource
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,6 +13,7 @@ import common
 import limits
 import numpy as np
 import torch
+from scaling import forget_peak
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback
 
@@ -84,17 +82,6 @@ class Clock(TrainerCallback):
     def seconds(self) -> float:
         """Of all steps after the warm-up, with what lies between them."""
         return self.ends[-1] - self.ends[WARM_UP - 1]
-
-
-def forget_peak(device: str) -> int:
-    """Bytes held now; the peak counts from here, where the system can do that."""
-    if device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated()
-    if not Path("/proc/self/clear_refs").exists():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def same_adapters(model: Any) -> None:
