@@ -167,7 +167,7 @@ def picture(results: dict[str, Any], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    drawing, axes = pyplot.subplots(2, len(results), figsize=(3.4 * len(results), 5.6), squeeze=False)
+    drawing, axes = pyplot.subplots(2, len(results), figsize=(4 * len(results), 5.6), squeeze=False)
     for column, (name, series) in enumerate(results.items()):
         varied = {"length": "prompt"}.get(name, name)
         values = [point[varied] for point in series["points"]]
@@ -178,7 +178,7 @@ def picture(results: dict[str, Any], path: Path) -> None:
             else:
                 axis.plot(values, heights, "o-", color="#2457a6")
                 axis.set_xscale("log")
-                axis.set_xticks(values, [f"{value:,}" for value in values])
+                axis.set_xticks(values, [f"{value:,}" for value in values], fontsize=8)
                 axis.minorticks_off()
                 axis.set_yscale("log" if row == 0 else "linear")
             axis.set_ylim(bottom=None if axis.get_yscale() == "log" else 0)

@@ -3,7 +3,7 @@
 It starts the service in a process of its own, on the loopback, asks questions of `world-facts` with asyncio
 clients, and stops it. Each load is asked after a few questions that do not count.
 
-    python benchmarks/serving.py [--model smollm2] [--questions 64] [--clients 1 4 16] [--output serving.json]
+    python benchmarks/serving.py [--model smollm2] [--questions 64] [--clients 1 4 16] [--quick]
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+import common
 import httpx2
 import numpy as np
 
 from caltune.data import load_questions
-from caltune.output import write_json
 
 
 async def load(url: str, bodies: Sequence[dict[str, Any]], clients: int) -> dict[str, float]:
@@ -48,13 +47,14 @@ async def load(url: str, bodies: Sequence[dict[str, Any]], clients: int) -> dict
 
 
 def main() -> None:
-    """Start, ask, print, stop."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="smollm2")
-    parser.add_argument("--questions", type=int, default=64)
-    parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16])
-    parser.add_argument("--output", type=Path)
-    arguments = parser.parse_args()
+    def add(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("--model", default="smollm2")
+        parser.add_argument("--questions", type=int, default=64)
+        parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16])
+
+    arguments, folder = common.parse(__doc__, "serving", add=add)
+    if arguments.quick:
+        arguments.questions, arguments.clients = 8, [1, 4]
     questions = load_questions("world-facts", "test")
     chosen = random.Random(0).sample(questions, min(arguments.questions, len(questions)))
     bodies = [{"question": question.text, "options": list(question.options)} for question in chosen]
@@ -77,7 +77,8 @@ def main() -> None:
     for row in rows:
         milliseconds = f"{1000 * row['p50']:6.0f}  {1000 * row['p99']:6.0f}"
         print(f"{row['clients']:7}  {row['requests_per_second']:10.1f}  {milliseconds}")
-    write_json(arguments.output, {"model": arguments.model, "questions": len(bodies), "loads": rows})
+    document = {"model": arguments.model, "questions": len(bodies), "loads": rows}
+    common.publish("serving", folder, quick=arguments.quick, document=document)
 
 
 if __name__ == "__main__":
