@@ -215,6 +215,7 @@ def main() -> None:
         parser.add_argument("--device")
 
     arguments, folder = common.parse(__doc__, "limits", add=add)
+    keep_freed_memory()
     device = torch.device(arguments.device or default_device())
     model, tokenizer = load_model(arguments.model, device=device, dtype=default_dtype(device))
     shape = shape_of(model)

@@ -136,7 +136,7 @@ def peak_bytes(device: str) -> int:
         import torch
 
         return torch.cuda.max_memory_allocated()
-    with suppress(OSError):  # what getrusage tells may be of the process that started this one
+    with suppress(OSError, IndexError):  # what getrusage tells may be of the process that started this one
         status = Path("/proc/self/status").read_text(encoding="ascii")
         return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -178,7 +178,7 @@ def compare(task: Task, model: Any, tokenizer: Any, arguments: argparse.Namespac
         found["caltune"].append(timed(lambda: ours(task, model, tokenizer, budget, cost), device)[0])
         found["lm_eval"].append(timed(lambda: backend(asked), device)[0])
     again = limits.bound(model, encode(task, tokenizer))  # the machine may have changed its speed meanwhile
-    shortest = min(bound["seconds"], again["seconds"])
+    bound = min(bound, again, key=lambda one: one["seconds"])
     ratios = [slow / fast for slow, fast in zip(found["lm_eval"], found["caltune"], strict=True)]
     return {
         "questions": task.count,
@@ -189,7 +189,7 @@ def compare(task: Task, model: Any, tokenizer: Any, arguments: argparse.Namespac
         "questions_a_second": {name: task.count / statistics.median(each) for name, each in found.items()},
         "ratio": {"median": statistics.median(ratios), "low": min(ratios), "high": max(ratios)},
         "bound": bound,
-        "share_of_bound": {name: shortest / statistics.median(each) for name, each in found.items()},
+        "share_of_bound": {name: bound["seconds"] / statistics.median(each) for name, each in found.items()},
         "padding": cost.padding,
         "tokens": cost.tokens // arguments.rounds,
         "tokens_alone": cost.alone // arguments.rounds,

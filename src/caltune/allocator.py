@@ -18,10 +18,11 @@ def keep_freed_memory() -> bool:
 
     By default glibc takes large tensors from the system and gives them back when they are freed, and the system fills
     each page with zeros anew. A language model on a CPU does that for every layer: it was a quarter of the time of
-    scoring. What the process needs at its peak stays what it was; it keeps that much until it ends.
+    scoring. The process keeps what it has taken until it ends, and may take more, where what was freed is in pieces
+    that nothing fits.
 
-    Nothing is done where the environment already tells the C library what to do (`SETTINGS`), or where there is no
-    glibc.
+    Nothing is done where the environment already tells the C library what to do (a variable of `SETTINGS` is set), or
+    where there is no glibc.
 
     >>> keep_freed_memory() in (True, False)
     True

@@ -24,7 +24,8 @@ def starting_model(model: Any, args: Any, *, adapter: bool, quantized: bool) -> 
 
     Raises `InputError` for other `model_init_kwargs` with such a name.
     """
-    keep_freed_memory()
+    if torch.device(args.device).type == "cpu":
+        keep_freed_memory()
     wanted = {name: value for name, value in (args.model_init_kwargs or {}).items() if value is not None}
     if not isinstance(model, str):
         if "flash" in (getattr(model.config, "_attn_implementation", None) or ""):

@@ -34,7 +34,7 @@ def test_seeds_decide(size: int) -> None:
 
 @pytest.mark.parametrize("draw", WAYS)
 def test_a_question_occurs_binomially_often(draw: Any) -> None:
-    """How often one of 100 questions occurs is binomial (100, 1/100): also with only 100, where the rate is 0.6."""
+    """How often one of 100 questions occurs is binomial (100, 1/100): also with only 100, where the rate is 0.75."""
     counts = draw(100, 20_000, np.random.default_rng(0))
     for question in (0, 57, 99):
         found = np.bincount(np.minimum(counts[:, question].astype(int), 5), minlength=6)

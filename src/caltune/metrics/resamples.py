@@ -31,8 +31,9 @@ def resamples(size: int, draws: int, seed: int) -> Iterator[FloatArray]:
         raise InputError(f"the bootstrap needs at least one question, got {size}")
     if draws < 1:
         raise InputError(f"draws must be at least 1, got {draws}")
-    keep_freed_memory()
     many = size >= _MANY
+    if many:
+        keep_freed_memory()
     generator = np.random.Generator(np.random.SFC64(seed)) if many else np.random.default_rng(seed)
     draw = _by_count if many else _by_question
     chunk = max(1, _CHUNK // size)

@@ -155,7 +155,8 @@ def score_encoded(
     A `features` dict is filled with each row's hidden state (H,) at the end of its prompt; `cost` with all but seconds.
     With `together` processes share the questions; where they share the model's weights, too, each scores all of them.
     """
-    keep_freed_memory()
+    if model.device.type == "cpu":
+        keep_freed_memory()
     cost = ScoringCost() if cost is None else cost
     if together and process_count() > 1 and not is_sharded(model):
         how: dict[str, Any] = {"reduction": reduction, "batch_tokens": batch_tokens}
