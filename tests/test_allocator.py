@@ -11,16 +11,15 @@ import pytest
 
 from caltune.allocator import SETTINGS
 
-# 100 tensors of 8 MB, one after another: 2,048 pages each when every one comes from the system.
+# 100 blocks of 8 MB, one after another: 2,048 pages each when every one comes from the system.
 COUNT = """
 import resource, sys
-import torch
 from caltune.allocator import keep_freed_memory
 kept = keep_freed_memory() if sys.argv[1] == "kept" else None
-torch.ones(2**21), torch.ones(2**22)  # the second is freed last: what is at the heap's end would be given back
+b"x" * 2**23, b"x" * 2**24  # the second is freed last: what is at the heap's end would be given back
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(100):
-    torch.ones(2**21)
+    b"x" * len(sys.argv) * 2**22
 print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
