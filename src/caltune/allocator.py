@@ -17,8 +17,8 @@ def keep_freed_memory() -> bool:
     """Have glibc keep freed memory in this process; whether it does. Said once, it holds until the process ends.
 
     By default glibc takes large tensors from the system and gives them back when they are freed, and the system fills
-    each page with zeros anew. A language model on a CPU does that for every layer. The process keeps what it has taken until it ends, and may take more, where what was freed is in pieces
-    that nothing fits.
+    each page with zeros anew. A language model on a CPU does that for every layer. The process keeps what
+    it has taken until it ends, and may take more, where what was freed is in pieces that nothing fits.
 
     Nothing is done where the environment already tells the C library what to do (a variable of `SETTINGS` is set), or
     where there is no glibc.
