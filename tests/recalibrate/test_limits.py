@@ -88,3 +88,10 @@ def test_bins_hold_as_many_as_promised_where_confidences_are_equal(seed):
     counts = np.bincount(np.searchsorted(fitted.edges, log_odds), minlength=len(fitted.edges) + 1)
     assert counts.min() >= 25
     assert counts.sum() == 100
+
+
+@pytest.mark.parametrize("fit", [r.fit_platt, r.fit_beta])
+@pytest.mark.parametrize(("label", "wanted"), [(0, 2 / 3), (1, 1 / 3)])  # Platt's targets of one question
+def test_a_fit_bears_a_question_whose_rival_has_the_lowest_number(fit, label, wanted):
+    after = fit(OptionLogits(("a",), [[0.0, LOWEST]], [label]))(OptionLogits(("b",), [[0.0, LOWEST]], [0]))
+    assert after.decide().confidence[0] == pytest.approx(max(wanted, 1 / 2), abs=1e-5)

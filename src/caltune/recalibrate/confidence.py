@@ -94,17 +94,18 @@ def with_confidence(scores: Scores, confidence: FloatArray) -> Scores:
     behind = np.logaddexp.accumulate(sorted_rest[:, ::-1], axis=1)[:, ::-1]
     c = np.clip(confidence, 1.0 / count, np.nextafter(1.0, 0.0))
     log_c = np.log(c)
-    scale = np.zeros(len(scores))
+    sum_rest, share = np.zeros(len(scores)), np.zeros(len(scores))
     open_rows = count > 1
     for cut in range(rest.shape[1] - 1):  # how many of the others are cut to c
         left = np.maximum(1.0 - (1 + cut) * c, np.finfo(np.float64).tiny)
+        log_left = np.log(left)
         with np.errstate(invalid="ignore"):  # inf − inf where a row has no such option
-            candidate = np.log(left) - behind[:, cut]
-            below = candidate + sorted_rest[:, cut] <= log_c
+            below = sorted_rest[:, cut] - behind[:, cut] + log_left <= log_c
         fits = open_rows & (below | (cut == count - 2))
-        scale[fits] = candidate[fits]
+        sum_rest[fits], share[fits] = behind[fits, cut], log_left[fits]
         open_rows &= ~fits
-    logits = np.minimum(scale[:, None] + rest, log_c[:, None]) - log_c[:, None]
+    # The difference first: beside logits as large as float32's lowest a share would round away.
+    logits = np.minimum(rest - sum_rest[:, None] + share[:, None], log_c[:, None]) - log_c[:, None]
     result = np.minimum(logits.astype(np.float32), -GAP)
     result[rows, choice] = 0.0
     return OptionLogits(ids=scores.ids, logits=result, labels=scores.labels, groups=scores.groups)

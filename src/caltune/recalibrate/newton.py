@@ -25,7 +25,7 @@ def minimise(objective: Objective, start: FloatArray) -> FloatArray:
     point = np.asarray(start, dtype=np.float64)
     value, gradient, hessian = objective(point)
     for _ in range(200):
-        step = np.linalg.solve(hessian, gradient)
+        step = solve(hessian, gradient)
         promised = float(gradient @ step)
         if promised <= 1e-16 * (1 + abs(value)):
             break
@@ -40,6 +40,20 @@ def minimise(objective: Objective, start: FloatArray) -> FloatArray:
         point = point - size * step
         value, gradient, hessian = following
     return point
+
+
+def solve(hessian: FloatArray, gradient: FloatArray) -> FloatArray:
+    """The step with hessian · step = gradient; the shortest of many where rounding leaves the Hessian singular.
+
+    >>> solve(np.array([[4.0, 2.0], [2.0, 1.0]]), np.array([2.0, 1.0])).round(2).tolist()
+    [0.4, 0.2]
+    """
+    try:
+        step = np.linalg.solve(hessian, gradient)
+    except np.linalg.LinAlgError:
+        step = np.linalg.lstsq(hessian, gradient)[0]
+    result: FloatArray = step.astype(np.float64, copy=False)
+    return result
 
 
 def descend(objective: Objective, start: FloatArray, tolerance: float = 1e-5) -> FloatArray:
