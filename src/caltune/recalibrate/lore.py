@@ -142,7 +142,7 @@ def fit_lore(
     projection = fit_projection(found, components)
     points = projection(found)
     if width is None:
-        losses = [_left_out_brier(points, predictions, candidate, bins) for candidate in WIDTHS]
+        losses = _left_out_brier(points, predictions, bins)
         width = WIDTHS[len(WIDTHS) - 1 - int(np.argmin(np.round(losses[::-1], 12)))]
     return LoRe(projection, points, predictions.confidence, predictions.correct, width, bins, predictions.ids)
 
@@ -171,29 +171,46 @@ def nearest_filled(wanted: FloatArray, filled: FloatArray) -> FloatArray:
 def _kernel(
     at: FloatArray, points: FloatArray, bins: FloatArray, point_bins: FloatArray, width: float
 ) -> Iterator[tuple[Indices, Indices, FloatArray]]:
-    """Some rows, the points of their bin, and the rows' weights of these, until all rows have come.
-
-    Weights sum to 1 in a row; computed from differences to the nearest point, so never 0 / 0.
-    """
+    """Some rows, the points of their bin, and the rows' weights of these, until all rows have come."""
     for number in np.unique(bins):
-        rows, columns = np.flatnonzero(bins == number), np.flatnonzero(point_bins == number)
-        for start in range(0, len(rows), 256):  # memory: 256 x M x d at a time
-            some = rows[start : start + 256]
-            distance = np.abs(at[some, None] - points[None, columns]).mean(axis=2) / width
-            kernel = np.exp(distance.min(axis=1, keepdims=True) - distance)
-            yield some, columns, kernel / kernel.sum(axis=1, keepdims=True)
+        columns = np.flatnonzero(point_bins == number)
+        for rows in _slices(np.flatnonzero(bins == number)):
+            yield rows, columns, _weights_at(_distances(at[rows], points[columns]), width)
 
 
-def _left_out_brier(points: FloatArray, predictions: Predictions, width: float, bins: int) -> float:
+def _slices(rows: Indices) -> Iterator[Indices]:
+    """Few enough rows at a time that their distances to all points are small in memory."""
+    for start in range(0, len(rows), 256):
+        yield rows[start : start + 256]
+
+
+def _distances(at: FloatArray, points: FloatArray) -> FloatArray:
+    """‖φ − φ_i‖₁ / d, (rows, points), one component at a time."""
+    total = np.zeros((len(at), len(points)))
+    for own, other in zip(at.T, points.T, strict=True):
+        total += np.abs(own[:, None] - other)
+    result: FloatArray = total / points.shape[1]
+    return result
+
+
+def _weights_at(distance: FloatArray, width: float) -> FloatArray:
+    """Weights that sum to 1 in a row; computed from differences to the nearest point, so never 0 / 0."""
+    kernel = np.exp((distance.min(axis=1, keepdims=True) - distance) / width)
+    result: FloatArray = kernel / kernel.sum(axis=1, keepdims=True)
+    return result
+
+
+def _left_out_brier(points: FloatArray, predictions: Predictions, bins: int) -> list[float]:
+    """For each of `WIDTHS` the Brier score of each question by the others of its bin, where it has others."""
     numbers = bin_numbers(predictions.confidence, bins)
-    errors = []
+    squares = np.zeros(len(WIDTHS))
     for number in np.unique(numbers):
-        rows = np.flatnonzero(numbers == number)
-        a = predictions.correct[rows]
-        if len(rows) == 1:
+        columns = np.flatnonzero(numbers == number)
+        if len(columns) == 1:
             continue
-        distance = np.stack([np.abs(points[rows] - points[row]).mean(axis=1) for row in rows]) / width
-        np.fill_diagonal(distance, np.inf)
-        kernel = np.exp(distance.min(axis=1, keepdims=True) - distance)
-        errors.append(np.square(kernel @ a / kernel.sum(axis=1) - a))
-    return float(np.concatenate(errors).mean()) if errors else 0.0
+        for rows in _slices(columns):
+            distance = _distances(points[rows], points[columns])
+            distance[rows[:, None] == columns] = np.inf
+            found = [_weights_at(distance, width) @ predictions.correct[columns] for width in WIDTHS]
+            squares += np.square(np.array(found) - predictions.correct[rows]).sum(axis=1)
+    return [float(one) for one in squares / len(predictions)]
