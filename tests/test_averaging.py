@@ -67,7 +67,14 @@ def test_resuming_equals_not_stopping(tmp_path: Path, stop: int) -> None:
     how = {**HOW, "average_weights": 6 / 9, "lr_scheduler_type": "cosine"}
     whole = build("RCFT", tmp_path / "whole", **how)
     whole.train()
-    build("RCFT", tmp_path, callbacks=[StopAt(stop)], **how).train()
+    stopped = build("RCFT", tmp_path, callbacks=[StopAt(stop)], **how)
+    if stop < 4:
+        with pytest.warns(
+            UserWarning, match="averaged nothing: training ended at step 2, and step 4 of 9 would have been"
+        ):
+            stopped.train()
+    else:
+        stopped.train()
     rest = build("RCFT", tmp_path, **how)
     rest.train(resume_from_checkpoint=True)
     [average] = rest.averages
@@ -82,6 +89,17 @@ def test_a_second_training_starts_a_new_average(tmp_path: Path) -> None:
     watch.steps.clear()
     trainer.train()
     assert_same(weights(trainer.model), mean(watch.steps))
+
+
+def test_a_second_training_that_ends_early_does_not_take_the_average_of_the_first(tmp_path: Path) -> None:
+    watch = Course()
+    trainer = build("SFT", tmp_path, callbacks=[watch], average_weights=0.5, **HOW)
+    trainer.train()
+    watch.steps.clear()
+    trainer.add_callback(StopAt(2))
+    with pytest.warns(UserWarning, match="averaged nothing"):
+        trainer.train()
+    assert_same(weights(trainer.model), watch.steps[-1], tolerance=0)
 
 
 def test_settings_that_cannot_be_are_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,19 +84,29 @@ class WeightAverage(TrainerCallback):
         return {name: weights for name, weights in model.named_parameters() if weights.requires_grad}
 
     def on_step_end(self, _: Any, state: Any, *__: Any, **___: Any) -> None:
-        first = state.max_steps - max(1, math.ceil(self.share * state.max_steps)) + 1
-        if state.global_step < first:
+        if state.global_step < self.first(state):
             return
-        if state.global_step == first:
+        if state.global_step == self.first(state):
             self.count, self.sums = 0, {}
         self.count += 1
         for name, weights in self.trained().items():
             now = weights.detach().float()
             self.sums[name] = now.clone() if name not in self.sums else self.sums[name].add_(now)
 
-    def on_train_end(self, *_: Any, **__: Any) -> None:
+    def first(self, state: Any) -> int:
+        """The first step whose weights enter."""
+        return int(state.max_steps - max(1, math.ceil(self.share * state.max_steps)) + 1)
+
+    def on_train_end(self, _: Any, state: Any, *__: Any, **___: Any) -> None:
+        if state.global_step < self.first(state):
+            warnings.warn(
+                f"average_weights={self.share} has averaged nothing: training ended at step {state.global_step}, and "
+                f"step {self.first(state)} of {state.max_steps} would have been the first",
+                stacklevel=2,
+            )
+            return
         with torch.no_grad():
-            for name, weights in self.trained().items() if self.count else ():
+            for name, weights in self.trained().items():
                 weights.copy_(self.sums[name] / self.count)
 
     def save(self, folder: str) -> None:
