@@ -107,6 +107,14 @@ def test_monotone_maps_keep_the_order_of_confidences(fit, seed, size, sharpness)
     assert (np.diff(after) >= 0).all()
 
 
+def test_order_stays_among_questions_of_equally_many_options_only():
+    # σ(½ ln(c / (1 − c)) − 1) of 0.55, 0.6, 0.7 and 0.9 is 0.289, 0.311, 0.360 and 0.525; two options lift to 1/2.
+    p = np.array([[0.55, 0.45, 0, 0], [0.6, 0.2, 0.1, 0.1], [0.7, 0.3, 0, 0], [0.9, 0.1, 0, 0]])
+    logits = np.log(p, out=np.full_like(p, -np.inf), where=p > 0)
+    after = Platt(0.5, -1.0)(OptionLogits(tuple("abcd"), logits, [0] * 4)).decide().confidence
+    assert after == pytest.approx([0.5, 0.311, 0.5, 0.525], abs=5e-4)
+
+
 @pytest.mark.parametrize("fit", [fit_platt, fit_beta])
 def test_smooth_maps_keep_auroc(fit):
     test = random_scores(300, options=2, seed=5, first=400)

@@ -11,13 +11,13 @@ import pytest
 from synthetic import random_scores, unseen
 
 from caltune import recalibrate as r
+from caltune.errors import InputError
 from caltune.types import OptionLogits, Predictions
 
 LOWEST = float(np.finfo(np.float32).min)  # what masks put where there is no option
 MAPS: dict[str, Callable[[OptionLogits], OptionLogits]] = {
     "temperature": r.Temperature(0.5),
     "vector": r.Vector((2.0,) * 4, (0.0,) * 4),
-    "matrix": r.Matrix(tuple(map(tuple, (2.0 * np.eye(4)).tolist())), (0.0,) * 4),
     "ace": r.AdaptiveEnsemble(0.5, 0.5, 1.0),
     "selective": r.SelectiveScaling(np.zeros(5), 0.5, 0.5),
     "balcal": r.BalCAL(0.0, 2.0 * np.eye(4, 5), 5.0, 1.0),
@@ -33,6 +33,12 @@ def test_an_option_masked_with_the_lowest_number_stays_one(name):
     assert np.isfinite(found.logits).all()
     assert found.probabilities()[0, 3] == 0.0
     assert found.decide().correct.tolist() == [1.0]
+
+
+def test_matrix_scaling_refuses_a_mask_which_would_settle_all_others():
+    identity = r.Matrix(tuple(map(tuple, np.eye(4).tolist())), (0.0,) * 4)
+    with pytest.raises(InputError, match="needs 4 options in every question, got 3 for id 'a'"):
+        identity(OptionLogits(("a",), [[1.0, 0.0, 0.5, LOWEST]], [0]))
 
 
 def test_an_answer_sure_beyond_rounding_and_wrong_does_not_stop_balcal():
@@ -90,8 +96,38 @@ def test_bins_hold_as_many_as_promised_where_confidences_are_equal(seed):
     assert counts.sum() == 100
 
 
-@pytest.mark.parametrize("fit", [r.fit_platt, r.fit_beta])
-@pytest.mark.parametrize(("label", "wanted"), [(0, 2 / 3), (1, 1 / 3)])  # Platt's targets of one question
-def test_a_fit_bears_a_question_whose_rival_has_the_lowest_number(fit, label, wanted):
-    after = fit(OptionLogits(("a",), [[0.0, LOWEST]], [label]))(OptionLogits(("b",), [[0.0, LOWEST]], [0]))
-    assert after.decide().confidence[0] == pytest.approx(max(wanted, 1 / 2), abs=1e-5)
+FITS = [
+    *(r.fit_platt, r.fit_beta, r.fit_isotonic, r.fit_histogram, r.fit_umnn, r.fit_vector, r.fit_balcal),
+    *(r.fit_selective, r.fit_adaptive_ensemble, r.fit_temperature),
+]
+
+
+def ragged(padding: float, masked: int = 0) -> OptionLogits:
+    """300 questions of 4 options, every third of 2, padded; the first `masked` have one that is not padding."""
+    scores = random_scores(300)
+    logits = scores.logits.copy()
+    logits[::3, 2:] = padding
+    logits[:masked, 1:] = padding
+    labels = np.where(np.arange(300) % 3 == 0, scores.labels % 2, scores.labels)
+    labels[:masked] = 0
+    return OptionLogits(scores.ids, logits, labels)
+
+
+@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("padding", [-1e4, LOWEST])
+@pytest.mark.parametrize("masked", [0, 3])
+def test_a_mask_is_no_option(fit, padding, masked):
+    with np.errstate(over="raise", invalid="raise", divide="raise"):
+        after = fit(ragged(padding, masked))(unseen(ragged(padding, masked)))
+    wanted = fit(ragged(-np.inf, masked))(unseen(ragged(-np.inf, masked)))
+    np.testing.assert_allclose(after.probabilities(), wanted.probabilities(), atol=1e-6)
+    assert np.isfinite(after.logits).all()
+
+
+@pytest.mark.parametrize("fit", [r.fit_platt, r.fit_vector, r.fit_balcal, r.fit_umnn])
+def test_a_masked_question_among_many_changes_little(fit):
+    seen, new = random_scores(300), random_scores(300, seed=3, first=300)
+    logits = seen.logits.copy()
+    logits[0, np.arange(4) != seen.labels[0]] = LOWEST
+    after = fit(OptionLogits(seen.ids, logits, seen.labels))(new).probabilities()
+    assert np.abs(after - fit(seen)(new).probabilities()).max() < 0.05

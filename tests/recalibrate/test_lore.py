@@ -8,6 +8,7 @@ from planted import planted_predictions
 from synthetic import random_scores
 
 from caltune.errors import InputError
+from caltune.metrics.answers import answer_nll_per_question
 from caltune.recalibrate.lore import LoRe, fit_lore
 from caltune.types import OptionLogits, Predictions
 
@@ -46,6 +47,10 @@ def test_kernel_by_hand():
     new = Predictions(("n",), [0.5], [1.0])
     e = np.exp(-1)
     assert fitted(new, [[2.0]]).confidence[0] == pytest.approx(2 * e / (1 + 2 * e))
+    # Alone, "a" and "c" are right 1 time of 1: Laplace's rule says 2/3. All three at 2 rest on (1 + 2/e)² / (1 + 2/e²).
+    of_one = fit_lore(seen, [[0.0], [2.0], [4.0]], width=1e-9)
+    three = Predictions(("n", "o", "p"), [0.5] * 3, [1.0] * 3)
+    assert of_one(three, [[0.0], [2.0], [4.0]]).confidence == pytest.approx([2 / 3, 1 / 3, 2 / 3])
     assert fitted.effective_size(new, [[2.0]])[0] == pytest.approx((1 + 2 * e) ** 2 / (1 + 2 * e**2))
 
 
@@ -53,14 +58,15 @@ def test_limits_are_histogram_binning_and_the_nearest_question():
     generator = np.random.default_rng(3)
     confidence, features = generator.random(60), generator.normal(size=(60, 3))
     seen = planted_predictions(confidence, confidence)
-    new = Predictions(("x", "y"), [0.55, 0.95], [1.0, 0.0])
-    at = generator.normal(size=(2, 3))
+    new = Predictions(("x", "y", "z"), [0.55, 0.75, 0.95], [1.0, 0.0, 1.0])
+    at = generator.normal(size=(3, 3))
     wide = fit_lore(seen, features, width=1e9, bins=5)(new, at).confidence
     bins = np.ceil(confidence * 5)
-    assert wide == pytest.approx([seen.correct[bins == 3].mean(), seen.correct[bins == 5].mean()])
+    means = [seen.correct[bins == number].mean() for number in (3, 4)]
+    assert wide == pytest.approx([*means, 11 / 12])  # all 10 of the last bin are right
     narrow = fit_lore(seen, features, width=1e-9, bins=5)
     again = Predictions(tuple(f"n{i}" for i in range(60)), confidence, seen.correct)
-    np.testing.assert_allclose(narrow(again, features).confidence, seen.correct)
+    np.testing.assert_allclose(narrow(again, features).confidence, (seen.correct + 1) / 3)  # one answer each
     np.testing.assert_allclose(narrow.effective_size(again, features), 1.0)
 
 
@@ -68,7 +74,16 @@ def test_an_empty_bin_borrows_the_nearest():
     seen = Predictions(("a", "b"), [0.3, 0.9], [0.0, 1.0])
     fitted = fit_lore(seen, [[0.0], [1.0]], bins=10)
     new = Predictions(("x", "y", "z"), [0.0, 0.65, 1.0], [1.0, 1.0, 1.0])
-    assert fitted(new, [[0.0]] * 3).confidence.tolist() == [0.0, 1.0, 1.0]
+    assert fitted(new, [[0.0]] * 3).confidence == pytest.approx([1 / 3, 2 / 3, 2 / 3])
+
+
+def test_a_few_neighbours_that_are_all_right_do_not_make_it_sure():
+    generator = np.random.default_rng(0)
+    confidence, features = generator.uniform(0.6, 0.98, 1050), generator.normal(size=(1050, 3))  # without meaning
+    seen = planted_predictions(confidence[:50], confidence[:50], seed=1)
+    new = planted_predictions(confidence[50:], confidence[50:], seed=2, prefix="n")
+    after = fit_lore(seen, features[:50])(new, features[50:])
+    assert answer_nll_per_question(after).mean() < answer_nll_per_question(new).mean() + 0.08
 
 
 def test_features_without_meaning_take_a_wide_kernel_and_answers_stay():

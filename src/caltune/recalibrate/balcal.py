@@ -13,6 +13,7 @@ from caltune.errors import InputError
 from caltune.recalibrate.guards import (
     as_features,
     largest_at_zero,
+    offered,
     read_array,
     read_ids,
     read_number,
@@ -36,7 +37,7 @@ class BalCAL:
     apart as K directions can be. Since u/‖u‖ has length 1, no confidence of this head passes a bound that β sets.
     `weights` (K, K + d + 1); `projection` makes x (N, d) from features, None where it was fitted without.
 
-    It keeps neither the answer nor any order, but an option that is ruled out (-inf) stays so, and λ = 0 changes
+    It keeps neither the answer nor any order, but an option that is ruled out stays so, and λ = 0 changes
     nothing. Questions fitted on are refused. Raises `InputError` for a share outside [0, 1], or a sharpness or scale
     that is not positive, or shapes that disagree.
 
@@ -80,11 +81,11 @@ class BalCAL:
         if width > size:
             raise InputError(f"BalCAL was fitted on up to {size} options, got {width}")
         logs = np.pad(scores.log_probabilities(), ((0, 0), (0, size - width)), constant_values=-np.inf)
-        inputs = [np.where(np.isfinite(logs), logs, 0.0) / self.scale, np.ones((len(scores), 1))]
+        inputs = [np.where(offered(logs), logs, 0.0) / self.scale, np.ones((len(scores), 1))]
         if features is not None and self.projection is not None:
             inputs.insert(1, self.projection(as_features(features, len(scores), width=len(self.projection.center))))
         simplex = _head(np.hstack(inputs), self.weights, self.sharpness)[0]
-        simplex = np.where(np.isfinite(logs), simplex, -np.inf)[:, :width]
+        simplex = np.where(offered(logs), simplex, -np.inf)[:, :width]
         return largest_at_zero(scores, _mixed(scores.log_probabilities(), _log_softmax(simplex), self.share))
 
     def to_json(self) -> dict[str, Any]:
@@ -129,7 +130,7 @@ def fit_balcal(
     the first `components` principal components of `features`, and β is fitted too.
 
     Position is the class, so this suits options under letters. Raises `InputError` for fewer than 10 questions, an
-    unknown label, or a right option with the logit -inf.
+    unknown label, or a right option that is ruled out.
     """
     if len(scores) < 2 * FOLDS or scores.logits.shape[1] < 2:
         raise InputError(
@@ -148,7 +149,7 @@ def fit_balcal(
     for number in range(FOLDS):
         seen, held_out = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
         simplex[held_out] = _head(x[held_out], *_fit_head(x[seen], scores.take(seen), ridge))[0]
-    simplex = _log_softmax(np.where(np.isfinite(scores.logits), simplex, -np.inf))
+    simplex = _log_softmax(np.where(offered(scores.log_probabilities()), simplex, -np.inf))
     share = min(np.linspace(0, 1, 101), key=lambda share: _badness(scores, simplex, share))
     weights, sharpness = _fit_head(x, scores, ridge)
     return BalCAL(float(share), weights, sharpness, scale, projection, scores.ids)
@@ -166,7 +167,7 @@ def _fit_head(x: FloatArray, scores: OptionLogits, ridge: float) -> tuple[FloatA
     """The weights (K, K + d + 1) and the sharpness of the simplex head."""
     size = scores.logits.shape[1]
     start = np.append(np.eye(size, x.shape[1]).ravel(), math.log(SHARPNESS))
-    there = np.isfinite(scores.logits)
+    there = offered(scores.log_probabilities())
     observed = np.eye(size)[scores.labels]
     squares = (x[:, :, None] * x[:, None, :]).reshape(len(x), -1)
 

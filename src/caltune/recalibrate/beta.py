@@ -21,8 +21,9 @@ from caltune.types import OptionLogits, Predictions, Scores
 class Beta:
     """c′ = σ(`a` · ln c − `b` · ln(1 − c) + `offset`): a bends the end at 0, b the end at 1; a = b is Platt scaling.
 
-    It keeps the answer and the order of the confidences, since a and b are not negative; how the other options share
-    the rest, and that no answer gets less than 1/K, is told at `caltune.recalibrate.confidence.with_confidence`.
+    It keeps the answer and, among questions of equally many options, the order of the confidences, since a and b are
+    not negative; how the other options share the rest, and that no answer gets less than 1/K, is told at
+    `caltune.recalibrate.confidence.with_confidence`.
     `fitted_on` are the ids it was fitted on: applying it to any of them raises.
 
     Raises `InputError` for a or b that is negative, or a number that is not finite.

@@ -17,10 +17,10 @@ from caltune.types import FloatArray, OptionLogits, Predictions, Scores
 class Isotonic:
     """c′ = the straight lines through (`log_odds`, `confidences`) at ln(c / (1 − c)), level beyond both ends.
 
-    It keeps the answer, and the order of the confidences but for ties: two different ones may become equal, so AUROC
-    may move. How the other options share the rest, and that no answer gets less than 1/K, is told at
-    `caltune.recalibrate.confidence.with_confidence`. `fitted_on` are the ids it was fitted on: applying it to any of
-    them raises.
+    It keeps the answer and, among questions of equally many options, the order of the confidences but for ties: two
+    different ones may become equal, so AUROC may move. How the other options share the rest, and that no answer gets
+    less than 1/K, is told at `caltune.recalibrate.confidence.with_confidence`. `fitted_on` are the ids it was fitted
+    on: applying it to any of them raises.
 
     Raises `InputError` unless both have one length of at least 1, neither ever falls, and confidences lie in [0, 1].
 

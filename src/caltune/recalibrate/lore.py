@@ -32,6 +32,9 @@ WIDTHS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 100.0)
 class LoRe:
     """c′(x) = Σ_i a_i k(x, x_i) / Σ_i k(x, x_i) over the fitted questions of x's bin, k = exp(−‖φ − φ_i‖₁ / (d·γ)).
 
+    c′ is cut to [1/(s + 2), (s + 1)/(s + 2)], s = (Σ k)² / Σ k² being the questions it rests on: as Laplace's rule says
+    of s answers that are all wrong or all right. So a few neighbours that are all right do not make it 1.
+
     `points` (M, d) are the fitted questions' components φ, `confidence` and `correct` (M,) their confidence and
     correctness, γ is `width`. Bins of confidence are right-closed and of equal width; one without fitted questions
     borrows the filled bin nearest to it. Answers stay, since only their confidence is replaced; the order of confidence
@@ -66,14 +69,15 @@ class LoRe:
         """
         confidence = np.empty(len(scores))
         for rows, columns, weights in self._weights(scores, features):
-            confidence[rows] = weights @ self.correct[columns]
+            least = 1 / (2 + _size(weights))
+            confidence[rows] = np.clip(weights @ self.correct[columns], least, 1 - least)
         return with_confidence(scores, confidence)
 
     def effective_size(self, scores: OptionLogits | Predictions, features: ArrayLike) -> FloatArray:
         """On how many fitted questions each confidence rests, (N,): (Σ k)² / Σ k², at least 1; more is surer."""
         size = np.empty(len(scores))
         for rows, _, weights in self._weights(scores, features):
-            size[rows] = 1.0 / np.square(weights).sum(axis=1)
+            size[rows] = _size(weights)
         return size
 
     def _weights(
@@ -121,20 +125,21 @@ def fit_lore(
     """Keep the questions' components, confidence and correctness; choose the kernel's width by leave-one-out Brier.
 
     φ are the first `components` principal components of `features` (N, D) with a mean |φ| of 1. Luo et al. 2022
-    (Local calibration: metrics and recalibration): 15 bins, a width given. With a large width LoRe is
+    (Local calibration: metrics and recalibration): 15 bins, a width given, c′ not cut. With a large width LoRe is
     histogram binning, with a small one the correctness of the nearest question of the bin. `width=None` takes, out of
     `WIDTHS`, the one whose leave-one-out confidences have the lowest Brier score; among equals the largest.
 
     Raises `InputError` for fewer than 2 questions, an unknown label, features of another length, or features that are
     all the same.
 
-    Two kinds of question, all answered with the confidence 0.8: the one always right, the other never.
+    Two kinds of question, all answered with the confidence 0.8: the one always right, 5 times of 5, the other never.
+    Of 5 alike Laplace's rule says 6/7 and 1/7:
 
     >>> kinds = np.repeat([[0.0], [1.0]], 5, axis=0)
     >>> seen = Predictions(tuple("abcdefghij"), [0.8] * 10, [1.0] * 5 + [0.0] * 5)
     >>> new = Predictions(("y", "z"), [0.8, 0.8], [1.0, 0.0])
     >>> fit_lore(seen, kinds)(new, [[0.0], [1.0]]).confidence.round(3).tolist()
-    [1.0, 0.0]
+    [0.857, 0.143]
     """
     require_fit("LoRe", scores, least=2)
     predictions = scores.decide() if isinstance(scores, OptionLogits) else scores
@@ -197,6 +202,11 @@ def _weights_at(distance: FloatArray, width: float) -> FloatArray:
     """Weights that sum to 1 in a row; computed from differences to the nearest point, so never 0 / 0."""
     kernel = np.exp((distance.min(axis=1, keepdims=True) - distance) / width)
     result: FloatArray = kernel / kernel.sum(axis=1, keepdims=True)
+    return result
+
+
+def _size(weights: FloatArray) -> FloatArray:
+    result: FloatArray = 1.0 / np.square(weights).sum(axis=1)
     return result
 
 

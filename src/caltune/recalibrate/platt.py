@@ -20,8 +20,9 @@ from caltune.types import FloatArray, OptionLogits, Predictions, Scores
 class Platt:
     """c′ = σ(`slope` · ln(c / (1 − c)) + `offset`): below 1 a slope draws confidences together, an offset shifts all.
 
-    It keeps the answer and the order of the confidences, since the slope is not negative; how the other options share
-    the rest, and that no answer gets less than 1/K, is told at `caltune.recalibrate.confidence.with_confidence`.
+    It keeps the answer and, among questions of equally many options, the order of the confidences, since the slope is
+    not negative; how the other options share the rest, and that no answer gets less than 1/K, is told at
+    `caltune.recalibrate.confidence.with_confidence`.
     `fitted_on` are the ids it was fitted on: applying it to any of them raises.
 
     Raises `InputError` for a slope that is negative or a number that is not finite.

@@ -27,9 +27,9 @@ PRIOR = 1e-6  # in questions: keeps the offset finite and changes nothing else
 class MonotoneNetwork:
     """c′ = σ(l′), l′ = ∫₀^l g(t, x) dt + b(x), l = ln(c / (1 − c)), g = ELU(v·tanh(W (t / `scale`, x) + w) + v₀) + 1.
 
-    g > 0, so a higher confidence stays higher: without context x the order of confidences stays, with context that
-    among questions of the same x. Answers stay in any case; how the other options share the rest is told at
-    `caltune.recalibrate.confidence.with_confidence`.
+    g > 0, so a higher confidence stays higher: without context x the order of confidences stays among questions of
+    equally many options, with context among those of the same x too. Answers stay in any case; how the other options
+    share the rest is told at `caltune.recalibrate.confidence.with_confidence`.
 
     `hidden` is W with w as its last column, (H, d + 2); `output` v with v₀ last, (H + 1,); `offset` b's weights with
     its constant last, (d + 1,). `projection` makes x (N, d) from features; None where it was fitted without. Questions
@@ -137,7 +137,7 @@ def fit_umnn(
         projection = fit_projection(found, components)
         x = projection(found)
     level, targets = top - rest, platt_targets(correct)
-    scale = float(np.sqrt(np.square(level).mean())) or 1.0
+    scale = float(np.sqrt(np.square(np.clip(level, -40, 40)).mean())) or 1.0  # beyond 40 a σ is 0 or 1
     width = x.shape[1]
     inner = np.random.default_rng(seed).normal(size=(hidden, width + 2))
     inner[:, 1:-1] /= np.sqrt(max(width, 1))
