@@ -2,8 +2,9 @@
 
 A piece of `PIECE` questions is a file, so that an interrupted run goes on. Questions are put into an order drawn once,
 so that any number of pieces is a random part of a source. Sources other than `world-facts` are presets: where
-$CALTUNE_DATA_DIR holds them, nothing is downloaded. Their options are sentences of any length, so that an option's logit
-is the mean over its tokens; with the sum, as on `world-facts`, this model prefers short ones and is below chance on two.
+$CALTUNE_DATA_DIR holds them, nothing is downloaded. Their options are sentences of any length, so an option's logit is
+the mean over its tokens; by the sum, as on `world-facts`, this model prefers short ones and is right on 0.17 of the
+questions of OpenBookQA.
 """
 
 from __future__ import annotations
