@@ -21,7 +21,7 @@ from caltune.recalibrate.guards import (
     require_unseen,
 )
 from caltune.recalibrate.newton import descend
-from caltune.recalibrate.projection import Projection, fit_projection
+from caltune.recalibrate.projection import Projection, fit_projection, ridge_for
 from caltune.recalibrate.vector import design, softmax_nll
 from caltune.types import FloatArray, OptionLogits
 
@@ -115,7 +115,7 @@ def fit_balcal(
     scores: OptionLogits,
     features: ArrayLike | None = None,
     *,
-    ridge: float = 1.0,
+    ridge: float | None = None,
     components: int = 8,
     seed: int = 0,
 ) -> BalCAL:
@@ -127,7 +127,8 @@ def fit_balcal(
     one of the lower NLL. Ni, Zhao, Gao, Guo, Zha 2025 (Balancing two classifiers via a simplex ETF structure for model
     calibration). There both heads are trained with the network and λ follows the training questions. Ours comes after
     training: the linear head is the model's own, what stands in for the last features are its log-probabilities and
-    the first `components` principal components of `features`, and β is fitted too.
+    the first `components` principal components of `features`, and β is fitted too. `ridge=None` is 1, and 10 with
+    features.
 
     Position is the class, so this suits options under letters. Raises `InputError` for fewer than 10 questions, an
     unknown label, or a right option that is ruled out.
@@ -136,6 +137,7 @@ def fit_balcal(
         raise InputError(
             f"fitting BalCAL needs at least {2 * FOLDS} questions of 2 options or more, got {scores.logits.shape}"
         )
+    ridge = ridge_for(features) if ridge is None else ridge
     x, scale = design("BalCAL", scores, ridge)
     projection = None
     inputs = [x, np.ones((len(x), 1))]

@@ -14,7 +14,7 @@ from caltune.recalibrate.guards import as_features, read_array, read_ids, read_n
 from caltune.recalibrate.logistic import sigmoid
 from caltune.recalibrate.newton import descend
 from caltune.recalibrate.platt import platt_targets
-from caltune.recalibrate.projection import Projection, fit_projection
+from caltune.recalibrate.projection import Projection, fit_projection, ridge_for
 from caltune.recalibrate.vector import LEVEL_PRIOR
 from caltune.types import FloatArray, OptionLogits, Predictions, Scores
 
@@ -109,7 +109,7 @@ def fit_umnn(
     *,
     hidden: int = 8,
     components: int = 8,
-    ridge: float = 1.0,
+    ridge: float | None = None,
     seed: int = 0,
 ) -> MonotoneNetwork:
     """Fit the network by the binary NLL of "the answer is right", from the identity.
@@ -120,7 +120,8 @@ def fit_umnn(
     scaling in log-odds. Wehenkel, Louppe 2019 (Unconstrained monotonic neural networks), equation 1, with
     Clenshaw–Curtis quadrature in 50 steps; with context as a calibrator Bai et al. 2025. Ours: one hidden layer of
     `hidden` units that starts at random numbers of `seed` and is held near them, b linear, Levenberg–Marquardt steps,
-    and as context the first `components` principal components of `features` (N, D).
+    and as context the first `components` principal components of `features` (N, D). `ridge=None` is 1, and 10 with
+    features.
 
     Raises `InputError` when a label is unknown, no question has two options, or `hidden` or `ridge` is not positive.
 
@@ -128,6 +129,8 @@ def fit_umnn(
     >>> fit_umnn(seen)(Predictions(("new",), [0.9], [1.0])).confidence.round(3).tolist()
     [0.683]
     """
+    if ridge is None:
+        ridge = ridge_for(features)
     if hidden < 1 or not ridge > 0:
         raise InputError(f"a monotone network needs at least 1 hidden unit and a positive ridge, got {hidden}, {ridge}")
     top, rest, correct, rows = calibration_set("a monotone network", scores)
