@@ -8,6 +8,8 @@ calibration questions; and a limit. In each run `caltune.abstain` sees N questio
 - missed: the share of runs whose threshold has a true error among the answered above the limit; 5 % are allowed;
 - answers: the mean share of questions answered, against the best threshold's if the truth were known, and in how many
   runs there was no threshold;
+- one start: the share answered by one fixed sequence with the whole 5 %, from a tenth of the questions until the first
+  failure, and in how many runs that has no threshold;
 - Bonferroni: the share answered if the same thresholds, at 20 ranks, each had a twentieth of the 5 %;
 - crc: the mean share of all questions answered wrongly under conformal risk control with the same limit, with twice its
   standard error, and the share answered.
@@ -28,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from caltune.abstain import Policy, fit_expected_loss, fit_threshold
-from caltune.binomial import allowed_errors
+from caltune.binomial import allowed_errors, fewest
 from caltune.types import FloatArray, Predictions
 
 MANY = 200_000
@@ -67,13 +69,24 @@ def boundary(generator: np.random.Generator, count: int) -> tuple[FloatArray, Fl
     return generator.random(count), np.full(count, 0.899)
 
 
+def flat(generator: np.random.Generator, count: int) -> tuple[FloatArray, FloatArray]:
+    """A confidence that says nothing, and an error of 0.02 everywhere: far below either limit."""
+    return generator.random(count), np.full(count, 0.98)
+
+
+def hard(generator: np.random.Generator, count: int) -> tuple[FloatArray, FloatArray]:
+    """Wrong 2 times of 100 in the surest tenth, then more and more, up to 62 of 100."""
+    confidence = generator.random(count)
+    return confidence, 0.98 - 0.6 * np.clip((0.9 - confidence) / 0.8, 0, 1)
+
+
 def surest_wrong(generator: np.random.Generator, count: int) -> tuple[FloatArray, FloatArray]:
     """The surest tenth is wrong 13 times of 100, which breaks the assumption that errors do not fall with coverage."""
     confidence, truth = calibrated(generator, count)
     return confidence, np.where(confidence > 0.99, 0.87, truth)
 
 
-WORLDS: tuple[World, ...] = (calibrated, overconfident, coarse, mislabelled, boundary, surest_wrong)
+WORLDS: tuple[World, ...] = (calibrated, overconfident, coarse, mislabelled, flat, hard, boundary, surest_wrong)
 
 
 class Truth:
@@ -99,6 +112,21 @@ class Truth:
         return float(kept[-1] / MANY) if len(kept) else 0.0
 
 
+def one_start(predictions: Predictions, limit: float) -> float | None:
+    """The lowest threshold before the first that fails, all tested at the whole level from a tenth of the questions on.
+
+    From as many questions at least as it takes to pass without an error.
+    """
+    order = np.argsort(-predictions.confidence, kind="stable")
+    falling = predictions.confidence[order]
+    ends = np.flatnonzero(np.append(falling[1:] != falling[:-1], True))
+    ends = ends[ends + 1 >= max(len(falling) / 10, fewest(limit, 1 - CONFIDENCE))]
+    wrong = np.cumsum(1 - predictions.correct[order])[ends]
+    failed = np.flatnonzero(wrong > allowed_errors(len(falling), limit, 1 - CONFIDENCE)[ends + 1])
+    passed = ends[: failed[0] if len(failed) else len(ends)]
+    return float(falling[passed[-1]]) if len(passed) else None
+
+
 def bonferroni(predictions: Predictions, limit: float, ranks: int = 20) -> float | None:
     """The lowest of the thresholds at `ranks` ranks that passes at a level divided by their number."""
     order = np.argsort(-predictions.confidence, kind="stable")
@@ -106,7 +134,7 @@ def bonferroni(predictions: Predictions, limit: float, ranks: int = 20) -> float
     values = falling[np.linspace(0, len(falling), ranks + 1)[1:].astype(int) - 1]
     kept = np.searchsorted(-falling, -values, side="right")
     wrong = np.cumsum(1 - predictions.correct[order])[kept - 1]
-    passed = np.flatnonzero(wrong <= allowed_errors(len(falling), limit, 1 - (1 - CONFIDENCE) / ranks)[kept])
+    passed = np.flatnonzero(wrong <= allowed_errors(len(falling), limit, (1 - CONFIDENCE) / ranks)[kept])
     return float(values[passed[-1]]) if len(passed) else None
 
 
@@ -114,7 +142,7 @@ def measure(world: World, count: int, limit: float, runs: int) -> dict[str, Any]
     """One row."""
     truth = Truth(world)
     ids = tuple(map(str, range(count)))
-    errors, shares, plain, lost, crc_shares = [], [], [], [], []
+    errors, shares, single, plain, lost, crc_shares = [], [], [], [], [], []
     for run in range(runs):
         generator = np.random.default_rng([1, run])
         confidence, right = world(generator, count)
@@ -123,6 +151,7 @@ def measure(world: World, count: int, limit: float, runs: int) -> dict[str, Any]
         error, share = truth.at(policy.threshold)
         errors.append(error)
         shares.append(share)
+        single.append(truth.at(one_start(drawn, limit))[1])
         plain.append(truth.at(bonferroni(drawn, limit))[1])
         error, share = truth.at(fit_expected_loss(drawn, limit).threshold)
         lost.append(error * share)
@@ -136,6 +165,8 @@ def measure(world: World, count: int, limit: float, runs: int) -> dict[str, Any]
         "share": float(np.mean(shares)),
         "best_share": truth.best(limit),
         "none": float(np.mean(np.array(shares) == 0)),
+        "one_start_share": float(np.mean(single)),
+        "one_start_none": float(np.mean(np.array(single) == 0)),
         "bonferroni_share": float(np.mean(plain)),
         "crc_loss": float(np.mean(lost)),
         "crc_loss_error": float(2 * np.std(lost) / np.sqrt(runs)),
@@ -150,13 +181,16 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "abstention.json")
     arguments = parser.parse_args()
     rows = []
-    print("| world | N | limit | missed | answers | best | none | Bonferroni | crc: answered wrongly | crc answers |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    print(
+        "| world | N | limit | missed | answers | best | none | one start | none | Bonferroni | crc: wrong | answers |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|---|---|")
+    told = ("missed", "share", "best_share", "none", "one_start_share", "one_start_none", "bonferroni_share")
     for world in WORLDS:
         for count, limit in SETTINGS:
             row = measure(world, count, limit, arguments.runs)
             rows.append(row)
-            cells = [f"{row[key]:.3f}" for key in ("missed", "share", "best_share", "none", "bonferroni_share")]
+            cells = [f"{row[key]:.3f}" for key in told]
             cells += [f"{row['crc_loss']:.4f} ± {row['crc_loss_error']:.4f}", f"{row['crc_share']:.3f}"]
             print(f"| {world.__name__} | {count} | {limit} | {' | '.join(cells)} |", flush=True)
     temporary = arguments.output.with_name(f".{arguments.output.name}.tmp")

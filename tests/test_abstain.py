@@ -38,7 +38,7 @@ def test_the_binomial_tail_is_the_sum_of_its_terms(count, rate):
 
 
 def test_allowed_errors_are_the_most_that_pass():
-    allowed = allowed_errors(1500, 0.05, 0.95)
+    allowed = allowed_errors(1500, 0.05, 0.05)
     for count in (1, 58, 59, 92, 93, 400, 1500):
         most = int(allowed[count])
         assert most == -1 or binomial_cdf(most, count, 0.05) <= 0.05
@@ -58,19 +58,23 @@ def test_clopper_pearson_solves_its_equation():
 # The threshold
 
 
-def by_enumeration(confidence, correct, limit, level, start) -> float | None:
+def by_enumeration(confidence, correct, limit, level) -> float | None:
     """The threshold by plain loops and exact sums, returned as the lowest confidence answered."""
     count = len(confidence)
-    lowest = None
+    lowest, held = None, 0.0
+    starts = [(0.1, 0.5 * level), (0.3, 0.25 * level), (1.0, 0.25 * level)]
     for value in sorted(set(confidence), reverse=True):
         kept = [i for i in range(count) if confidence[i] >= value]
-        if len(kept) < max(start * count, math.log(1 - level) / math.log(1 - limit)):
-            continue
+        while starts and len(kept) >= min(
+            count, max(starts[0][0] * count, math.log(starts[0][1]) / math.log(1 - limit))
+        ):
+            held += starts.pop(0)[1]
         wrong = sum(1 - int(correct[i]) for i in kept)
         tail = sum(math.comb(len(kept), k) * limit**k * (1 - limit) ** (len(kept) - k) for k in range(wrong + 1))
-        if tail > 1 - level:
-            break
-        lowest = value
+        if tail > held:
+            held = 0.0
+        elif held:
+            lowest = value
     return lowest
 
 
@@ -80,8 +84,9 @@ def test_the_threshold_is_that_of_plain_loops(seed, digits):
     rng = np.random.default_rng(seed)
     confidence = (0.5 + 0.5 * rng.random(150)).round(digits)
     correct = (rng.random(150) < confidence**0.3).astype(float)
-    found = fit_threshold(predictions(confidence, correct), 0.15, 0.9, start=0.2)
-    wanted = by_enumeration(confidence, correct, 0.15, 0.9, 0.2)
+    correct[confidence > 0.95] = rng.random((confidence > 0.95).sum()) < [0.6, 0.95][seed % 2]
+    found = fit_threshold(predictions(confidence, correct), 0.15, 0.9)
+    wanted = by_enumeration(confidence, correct, 0.15, 0.1)
     assert (found.threshold is None) == (wanted is None)
     if wanted is not None:
         kept = confidence >= wanted
@@ -101,30 +106,51 @@ def test_all_right_answers_everything_and_all_wrong_nothing():
 
 
 def test_equal_confidences_are_answered_together():
-    # 60 at 0.9 all right, 60 at 0.7 with 9 wrong: 0.7 or nothing in between, and 9 of 120 is no proof of 0.05.
-    confidence = np.repeat([0.9, 0.7], 60)
-    correct = np.ones(120)
-    correct[60:69] = 0
+    # 80 at 0.9 all right, 80 at 0.7 with 9 wrong: 0.7 or nothing in between, and 9 of 160 is no proof of 0.05.
+    confidence = np.repeat([0.9, 0.7], 80)
+    correct = np.ones(160)
+    correct[80:89] = 0
     found = fit_threshold(predictions(confidence, correct), 0.05)
-    assert (found.threshold, found.answered) == (pytest.approx(0.8), 60)
+    assert (found.threshold, found.answered) == (pytest.approx(0.8), 80)
     assert found.answers(np.array([0.7, 0.9])).tolist() == [False, True]
 
 
 def test_neighbouring_floats_are_told_apart():
     high = 0.9
     low = float(np.nextafter(high, 0))
-    correct = np.r_[np.ones(60), np.zeros(60)]
-    found = fit_threshold(predictions(np.repeat([high, low], 60), correct), 0.05)
+    correct = np.r_[np.ones(80), np.zeros(80)]
+    found = fit_threshold(predictions(np.repeat([high, low], 80), correct), 0.05)
     assert found.answers(np.array([low, high])).tolist() == [False, True]
 
 
-def test_an_early_error_ends_the_sequence_only_behind_the_start():
-    # 59 may not hold an error; 200 of 2,000 may hold 4 (P(X ≤ 4) = 0.026 for Binomial(200, 0.05)).
-    confidence = np.linspace(1.0, 0.5, 2000)
-    correct = np.ones(2000)
-    correct[3] = 0
-    assert fit_threshold(predictions(confidence, correct), 0.05).answered == 2000
-    assert fit_threshold(predictions(confidence, correct), 0.05, start=0.01).threshold is None
+def answered_with(wrong, count) -> int:
+    correct = np.ones(count)
+    correct[wrong] = 0
+    return fit_threshold(predictions(np.linspace(1.0, 0.5, count), correct), 0.05).answered
+
+
+def test_a_level_is_handed_on_and_lost():
+    # With 1 wrong of 100, P(X ≤ 1) = 0.0059 + 0.0312 = 0.037: enough for the whole level, not for a quarter of it.
+    # The first start is at 72 answers (0.95^72 = 0.0249), the second at 86 (0.0121), the third at 100.
+    assert answered_with([99], 100) == 100
+    assert answered_with([0], 100) == 0
+    # With the second half wrong, an error may come once the start has passed; 0.95^71 = 0.0262 is above half the level.
+    assert [answered_with([m, *range(100, 200)], 200) for m in (71, 72, 85)] == [0, 72, 85]
+
+
+def test_a_wrong_surest_tenth_does_not_end_the_search():
+    # 24 of 200 fail, and so do 24 of 600 (P = 0.15 against 0.0125); 24 of 2,000 pass, and everything is answered.
+    assert answered_with(np.arange(0, 192, 8), 2000) == 2000
+    # 12 of 200 fail, 12 of 600 pass (P = 0.0001). With everything wrong behind 1,000, the quarter that was added there
+    # lasts to 1,023: P(X ≤ 35) = 0.0094 for Binomial(1023, 0.05), P(X ≤ 36) = 0.0141 for 1,024.
+    assert answered_with([*range(12), *range(1000, 2000)], 2000) == 1023
+
+
+def test_one_error_rate_for_all_is_seen_to_be_below_the_limit():
+    """2 % wrong whatever the confidence: nearly always everything can be answered."""
+    rng = np.random.default_rng(0)
+    answered = [answered_with(rng.random(1000) < 0.02, 1000) for _ in range(30)]
+    assert np.mean(np.array(answered) == 1000) > 0.9
 
 
 def test_order_does_not_matter():
@@ -148,6 +174,17 @@ def test_the_guarantee_holds_and_is_used_up():
         found.append(fit_threshold(predictions(confidence, correct), 0.1).threshold)
     too_low = np.mean([threshold is not None and threshold < 0.8 for threshold in found])
     assert 0.01 <= too_low <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 300)
+
+
+def test_the_guarantee_holds_where_every_threshold_is_too_low():
+    """All three starts may pass wrongly here, and do; together no more often than is allowed."""
+    rng = np.random.default_rng(0)
+    passed, all_answered = 0, 0
+    for _ in range(1000):
+        correct = (rng.random(300) >= 0.3001).astype(float)
+        answered = fit_threshold(predictions(rng.random(300), correct), 0.3).answered
+        passed, all_answered = passed + (answered > 0), all_answered + (answered == 300)
+    assert 0 < all_answered < passed <= 1000 * (0.05 + 3 * math.sqrt(0.05 * 0.95 / 1000))
 
 
 # Expected loss
@@ -232,6 +269,12 @@ def test_the_drift_test_is_kolmogorovs_and_keeps_its_level():
     assert 0.01 < np.mean([found.confidence_p < 0.05 for found in p_values]) < 0.09
 
 
+def test_drift_needs_questions():
+    none = Decisions((), np.zeros(0, np.int32), np.zeros(0))
+    with pytest.raises(InputError, match="drift needs at least one question, got none"):
+        drift(policy(), none, np.zeros(0, int))
+
+
 @pytest.mark.parametrize("limit", [0.0, 1.0, -0.1, float("nan")])
 def test_limits_outside_are_refused(limit):
     some = predictions([0.9], [1.0])
@@ -248,4 +291,12 @@ def test_bad_arguments_are_refused():
         fit_expected_loss(some, 0.1, np.array([0.5, 1.5]))
     with pytest.raises(InputError, match="at least one question, got none"):
         fit_threshold(predictions([], []), 0.05)
-    assert fewest(0.1, 0.9) == 22  # 0.9^21 = 0.109, 0.9^22 = 0.098
+    assert fewest(0.1, 0.1) == 22  # 0.9^21 = 0.109, 0.9^22 = 0.098
+
+
+@pytest.mark.parametrize("limit", [5e-324, 1e-300, 1 - 2**-53])
+@pytest.mark.parametrize("confidence", [0.5, 0.95, 1 - 2**-53])
+def test_the_farthest_limits_and_confidences_are_no_accident(limit, confidence):
+    found = fit_threshold(predictions(np.linspace(1, 0.5, 90), np.ones(90)), limit, confidence)
+    # Without an error it takes ln(1 − confidence) / ln(1 − limit) answers: one near a limit of 1, too many near 0.
+    assert found.answered == (90 if limit > 0.5 else 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -93,7 +94,14 @@ def test_not_possible_is_a_result(caltune, tmp_path):
     test = sure(tmp_path / "test.parquet", 20, 5)
     assert "answers 0 of 20 questions" in caltune("apply-threshold", tmp_path / "none.json", test).out
     bad = sure(tmp_path / "bad.parquet", 100, 100)
-    assert "among the surest of the 100 questions too many" in caltune("threshold", bad, "--max-error", "0.05").out
+    out = caltune("threshold", bad, "--max-error", "0.05").out
+    assert "too many are answered wrongly at every threshold tested on the 100 questions" in out
+    even = sure(tmp_path / "even.parquet", 100, 100, confidence=(0.9, 0.9))
+    out = caltune("threshold", even, "--max-error", "0.05", "--method", "crc").out
+    assert "among the surest of the 100 questions too many are answered wrongly" in out
+    for method in ("binomial", "crc"):
+        out = caltune("threshold", few, "--max-error", "5e-324", "--method", method).out
+        assert f"it takes at least {sys.maxsize:,} questions" in out
 
 
 def test_crc_controls_all_questions(caltune, tmp_path):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -22,18 +23,20 @@ from caltune.binomial import allowed_errors, binomial_cdf, fewest, upper_bound
 from caltune.errors import InputError
 from caltune.types import FloatArray, OptionLogits, Predictions
 
-START = 0.1  # the first threshold tested answers this share of the calibration questions
+# The share of the calibration questions answered where testing starts, and the share of the level that it adds there.
+STARTS = ((0.1, 0.5), (0.3, 0.25), (1.0, 0.25))
 ALARM = 0.01  # a p-value below this is worth a warning
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Answer where confidence ≥ `threshold`; None answers nothing: with these data no threshold is known to be safe.
+    """Answer where confidence ≥ `threshold`; None answers nothing: no threshold passed, though one may be safe.
 
     `limit` is what must not be exceeded, `confidence` with which probability (None for `crc`, which speaks of the
     mean). Of `n` calibration questions `answered` are answered, `wrong` of them wrongly. `bound` is the upper end for
-    the error among the answered: Clopper-Pearson, or for `crc` the bound on the expected loss. `fitted_on` and
-    `confidences` are the ids and confidences of the calibration questions; `source` says how their scores were made.
+    the error among the answered: Clopper-Pearson, as if for this threshold alone; for `crc` it is the bound on the
+    expected loss. `fitted_on` and `confidences` are the ids and confidences of the calibration questions; `source` says
+    how their scores were made.
     """
 
     threshold: float | None
@@ -92,40 +95,41 @@ class Drift:
     error_p: float
 
 
-def fit_threshold(predictions: Predictions, limit: float, confidence: float = 0.95, *, start: float = START) -> Policy:
-    """The lowest threshold whose error among answered questions is below `limit` with probability `confidence`.
+def fit_threshold(predictions: Predictions, limit: float, confidence: float = 0.95) -> Policy:
+    """The lowest threshold found whose error among answered questions is below `limit`, with probability `confidence`.
 
-    Thresholds are tested from the strictest down, until the first that fails: with m answered, e of them wrong, a
-    threshold passes when P(X ≤ e) ≤ 1 − confidence for X ~ Binomial(m, limit), which is the Clopper-Pearson upper bound
-    lying at or below `limit`. In a fixed sequence each test has the full level and no correction is needed: to end up
-    too low, the first threshold that is too low must have passed (Learn then Test, Angelopoulos et al. 2021,
-    arXiv 2110.01052, section 3.2). The binary search of SGR (Geifman and El-Yaniv 2017, arXiv 1705.08500, algorithm 1)
-    divides the level by log₂ N instead, and answers fewer questions for it.
+    With m answered, e of them wrong, a threshold passes at a level a when P(X ≤ e) ≤ a for X ~ Binomial(m, limit).
+    Thresholds are tested from the strictest down. Of the level 1 − confidence the first test has one half; one quarter
+    is added where 30 % of the questions are answered and one where all are. A threshold that passes hands its level on
+    to the next; one that fails loses it, and testing starts anew at the next addition. This is the fallback procedure
+    (Wiens, Pharmaceutical Statistics 2003); it answers at least what the fixed sequences of Learn then Test answer from
+    the same starts (Angelopoulos et al. 2021, arXiv 2110.01052, section 3.2).
 
-    The first threshold tested answers `start` of the questions, or as many as it takes to pass without an error, if
-    that is more: one error among the very surest would end the sequence at once. `start` must not be chosen by the
-    outcome. Questions of equal confidence are answered together; the threshold lies halfway to the next lower one.
+    Why it holds: call a threshold too low when its error is above `limit`. The first too low one that is tested has at
+    most what the starts up to it added. If it fails, the next too low one has at most what later starts added, and so
+    on: until one passes, these levels add up to 1 − confidence at most, and by the union bound none passes with
+    probability `confidence`. What is tested, and in which order, depends on the confidences and never on the labels.
 
-    The guarantee is exact when the error among the answered does not fall as more are answered; where it falls across
-    the start it may be missed by a little. It speaks of all answered questions together, not of each group or question.
+    The first threshold tested answers a tenth of the questions. Each start answers at least as many as it takes to pass
+    without an error at the level it adds, or all there are. Questions of equal confidence are answered together; the
+    threshold lies halfway to the next lower one.
 
-    Raises `InputError` for no questions, or a `limit`, `confidence` or `start` outside (0, 1).
+    The guarantee is exact when the error among the answered does not fall as more are answered; where it falls across a
+    start it may be missed by a little. It speaks of all answered questions together, not of each group or question.
+
+    Raises `InputError` for no questions, or a `limit` or `confidence` outside (0, 1).
 
     Without an error 58 answers do not suffice, 59 do: 0.95⁵⁸ = 0.0510, 0.95⁵⁹ = 0.0485.
 
     >>> fit_threshold(_even(58), 0.05).threshold, fit_threshold(_even(59), 0.05).threshold
     (None, 0.0)
     """
-    _require_shares(limit=limit, confidence=confidence, start=start)
+    _require_shares(limit=limit, confidence=confidence)
     levels = _levels(predictions, 1.0 - predictions.correct)
-    first = max(math.ceil(start * len(predictions) - 1e-9), fewest(limit, confidence))
-    tested = np.flatnonzero(levels.answered >= first)
-    allowed = allowed_errors(len(predictions), limit, confidence)[levels.answered[tested]]
-    failed = np.flatnonzero(levels.losses[tested] > allowed)
-    passed = tested[: failed[0] if len(failed) else len(tested)]
-    answered, wrong = (int(levels.answered[passed[-1]]), float(levels.losses[passed[-1]])) if len(passed) else (0, 0.0)
+    passed = _passed(levels, limit, 1 - confidence)
+    answered, wrong = (0, 0.0) if passed is None else (int(levels.answered[passed]), float(levels.losses[passed]))
     return Policy(
-        threshold=float(levels.thresholds[passed[-1]]) if len(passed) else None,
+        threshold=None if passed is None else float(levels.thresholds[passed]),
         method="binomial",
         limit=limit,
         confidence=confidence,
@@ -205,8 +209,10 @@ def drift(policy: Policy, decisions: Decisions, labels: NDArray[np.integer]) -> 
 
     The Kolmogorov-Smirnov p-value is the asymptotic one, conservative for few or equal confidences; it sees
     confidences only, and a change that leaves them alone shows in the labels alone. For `crc` every labelled
-    question counts, as its limit speaks of all of them.
+    question counts, as its limit speaks of all of them. Raises `InputError` for no questions.
     """
+    if not len(decisions.ids):
+        raise InputError("drift needs at least one question, got none")
     old, new = np.asarray(policy.confidences), np.sort(decisions.confidence)
     places = np.concatenate([old, new])
     gaps = np.searchsorted(old, places, "right") / len(old) - np.searchsorted(new, places, "right") / len(new)
@@ -238,6 +244,24 @@ def _levels(predictions: Predictions, losses: FloatArray) -> _Levels:
     middle = (high + low) / 2
     thresholds = np.append(np.where(middle > low, middle, high), 0.0)
     return _Levels(thresholds, last + 1, np.cumsum(losses[order])[last])
+
+
+def _passed(levels: _Levels, limit: float, level: float) -> int | None:
+    """The place of the lowest threshold that passes."""
+    count = int(levels.answered[-1])
+    ranks = [min(count, max(math.ceil(share * count - 1e-9), fewest(limit, part * level))) for share, part in STARTS]
+    places = [*np.searchsorted(levels.answered, ranks).tolist(), len(levels.answered)]
+    lowest, held = None, 0.0
+    for (_, part), (begin, end) in zip(STARTS, pairwise(places), strict=True):
+        held += part
+        allowed = allowed_errors(count, limit, held * level)[levels.answered[begin:end]]
+        failed = np.flatnonzero(levels.losses[begin:end] > allowed)
+        stop = begin + int(failed[0]) if len(failed) else end
+        if stop > begin:
+            lowest = stop - 1
+        if len(failed):
+            held = 0.0
+    return lowest
 
 
 def _kolmogorov(value: float) -> float:

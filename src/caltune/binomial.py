@@ -3,38 +3,41 @@
 from __future__ import annotations
 
 import math
+import sys
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 
-def fewest(limit: float, confidence: float) -> int:
-    """How many answers without an error show a rate below `limit`: the lowest m with (1 − limit)^m ≤ 1 − confidence.
+def fewest(limit: float, level: float) -> int:
+    """How many answers without an error show a rate below `limit`: the lowest m with (1 − limit)^m ≤ level.
 
-    >>> fewest(0.05, 0.95), fewest(0.5, 0.75)
+    Where that is more than a machine counts to, the most it counts to.
+
+    >>> fewest(0.05, 0.05), fewest(0.5, 0.25)
     (59, 2)
     """
-    return max(1, math.ceil(math.log1p(-confidence) / math.log1p(-limit) - 1e-9))
+    return max(1, math.ceil(min(math.log(level) / math.log1p(-limit) - 1e-9, sys.maxsize)))
 
 
 @lru_cache(maxsize=8)
-def allowed_errors(count: int, limit: float, confidence: float) -> NDArray[np.intp]:
+def allowed_errors(count: int, limit: float, level: float) -> NDArray[np.intp]:
     """How many errors m answers may hold to show a rate below `limit`, for m = 0 … `count`: (count + 1,), −1 for none.
 
-    The highest e with P(X ≤ e) ≤ 1 − confidence for X ~ Binomial(m, limit): then the Clopper-Pearson bound lies at or
-    below `limit`. From m to m + 1 it grows by at most 1, which makes one pass of
+    The highest e with P(X ≤ e) ≤ level for X ~ Binomial(m, limit): then the Clopper-Pearson bound with confidence
+    1 − level lies at or below `limit`. From m to m + 1 it grows by at most 1, which makes one pass of
 
         P(X_{m+1} ≤ e) = P(X_m ≤ e) − limit · P(X_m = e).
 
     Three coins, one error or none: P(X ≤ 0) is 1/2, 1/4, 1/8 for m = 1, 2, 3; P(X ≤ 1) is 1/2 for m = 3.
 
-    >>> allowed_errors(3, 0.5, 0.75).tolist(), allowed_errors(3, 0.5, 0.5).tolist()
+    >>> allowed_errors(3, 0.5, 0.25).tolist(), allowed_errors(3, 0.5, 0.5).tolist()
     ([-1, -1, 0, 0], [-1, 0, 0, 1])
     """
-    level = 1 - confidence + 1e-12  # rounding must not cost an error that is exactly allowed
     allowed = np.full(count + 1, -1, dtype=np.intp)
-    errors, first = 0, fewest(limit, confidence)
+    errors, first = 0, fewest(limit, level)
+    level *= 1 + 1e-10  # rounding must not cost an error that is exactly allowed
     exactly = at_most = (1 - limit) ** first
     for m in range(first, count + 1):
         if m > first:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def threshold(arguments: argparse.Namespace) -> None:
-    """Fit a policy on a scores file. That no threshold is safe is a result like any other."""
+    """Fit a policy on a scores file. That no threshold passes is a result like any other."""
     from caltune.abstain import fit_expected_loss, fit_threshold
     from caltune.formats import read_answers
     from caltune.formats.policy import source_of, write_policy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,20 +19,22 @@ from caltune.report.text import number, percent, questions
 
 
 def policy_lines(policy: Policy) -> list[str]:
-    """The threshold, how much it answers and what is guaranteed; or that none is known to be safe."""
+    """The threshold, how much it answers and what is guaranteed; or why no threshold passed."""
     limit = percent(policy.limit)
     if policy.confidence is None:
         promise = f"at most {limit} of all questions are answered wrongly, on average over calibration sets"
     else:
         promise = f"the error among the answered is below {limit} with {percent(policy.confidence)} confidence"
     if policy.threshold is None:
-        needed = math.ceil(1 / policy.limit - 1 - 1e-9)
+        needed = math.ceil(min(1 / policy.limit - 1 - 1e-9, sys.maxsize))
         if policy.confidence is not None:
-            needed = fewest(policy.limit, policy.confidence)
+            needed = fewest(policy.limit, 1 - policy.confidence)
         if policy.n < needed:
             reason = f"it takes at least {questions(needed)} without an error, got {policy.n:,}"
-        else:
+        elif policy.confidence is None:
             reason = f"among the surest of the {questions(policy.n)} too many are answered wrongly"
+        else:
+            reason = f"too many are answered wrongly at every threshold tested on the {questions(policy.n)}"
         return [f"not possible with these data: {reason}", "the policy answers nothing"]
     share = percent(policy.answered / policy.n)
     upper = f"upper bound {percent(policy.bound)}"
