@@ -25,20 +25,28 @@ def any_answers(paths: Sequence[Path]) -> bool:
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
-    """Metrics of answers, with intervals."""
+    """Metrics of answers, with intervals; several files are ranked by answer Brier score."""
     from caltune.formats import read_answers
     from caltune.metrics import summarise_answers
-    from caltune.report.terminal import metrics_lines
+    from caltune.metrics.ranking import rank_answers
+    from caltune.report.terminal import metrics_lines, ranking_lines
 
-    summaries = {}
+    answers, summaries = {}, {}
     for path in arguments.scores:
-        answers = read_answers(path).answers
+        answers[str(path)] = read_answers(path).answers
         try:
-            summaries[str(path)] = summarise_answers(answers)
+            summaries[str(path)] = summarise_answers(answers[str(path)])
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
-    write_json(arguments.json, {name: summary.to_json() for name, summary in summaries.items()})
-    print("\n".join([*metrics_lines(summaries), _NOTE]))
+    document = {name: summary.to_json() for name, summary in summaries.items()}
+    lines = [*metrics_lines(summaries), *_notes(arguments.scores)]
+    if len(answers) > 1:
+        ranking = rank_answers(answers)
+        for name, found in ranking.to_json().items():
+            document[name]["ranking"] = found
+        lines += ["", *ranking_lines(ranking, summaries)]
+    write_json(arguments.json, document)
+    print("\n".join(lines))
 
 
 def compare(arguments: argparse.Namespace) -> None:
@@ -53,7 +61,16 @@ def compare(arguments: argparse.Namespace) -> None:
     except InputError as error:
         raise InputError(f"{arguments.a}, {arguments.b}: {error}") from error
     write_json(arguments.json, found.to_json())
-    print("\n".join([*comparison_lines(found, str(arguments.a), str(arguments.b)), _NOTE]))
+    lines = comparison_lines(found, str(arguments.a), str(arguments.b))
+    print("\n".join([*lines, *_notes([arguments.a, arguments.b])]))
+
+
+def _notes(paths: Sequence[Path]) -> list[str]:
+    """What to know of the numbers of these files, one of which holds answers."""
+    from caltune.formats.predictions import holds_answers
+
+    mixed = "a scores file beside an answers file is taken as answers: the most probable option of each question"
+    return [_NOTE] if all(map(holds_answers, paths)) else [_NOTE, mixed]
 
 
 def recalibrate(arguments: argparse.Namespace) -> None:

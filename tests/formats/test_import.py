@@ -442,6 +442,35 @@ def test_scores_and_answers_of_the_same_questions_can_be_compared(caltune, tmp_p
     assert result.status == 0, result.err
     found = json.loads((tmp_path / "c.json").read_text())["metrics"]
     assert {one["difference"]["value"] for one in found.values()} == {0.0}
+    assert {one["p_value"] for one in found.values()} == {None}  # three questions
+    lines = result.out.splitlines()
+    assert "3 questions are too few: below 30 no difference is called clear, and intervals are too narrow" in lines
+    assert lines[-1].startswith("a scores file beside an answers file is taken as answers")
+
+
+def test_several_answers_files_are_ranked_by_answer_brier_score(caltune, tmp_path):
+    a, sure = answers_file(tmp_path / "a.parquet"), answers_file(tmp_path / "sure.parquet", power=0.2)
+    result = caltune("evaluate", sure, a, "--json", tmp_path / "m.json")
+    assert result.status == 0, result.err
+    lines = result.out.splitlines()
+    heading = lines.index("ranked by answer_brier, lowest first; a range where chance leaves the place open")
+    assert [line.split()[:2] for line in lines[heading + 2 : heading + 4]] == [["1", str(a)], ["2", str(sure)]]
+    found = json.loads((tmp_path / "m.json").read_text())[str(sure)]["ranking"]
+    assert (found["first_place"], found["against"][0]["answer_brier"]["clear"]) == (2, True)
+    assert "taken as answers" not in result.out
+    assert "ranked" not in caltune("evaluate", a).out
+
+
+def test_scores_beside_answers_are_ranked_as_answers_and_it_is_said(caltune, tmp_path):
+    answers = answers_file(tmp_path / "a.parquet")
+    write_scores(tmp_path / "s.parquet", OptionLogits(("p", "q"), [[0.0, 1.0], [1.0, 0.0]], [1, 1]), {})
+    result = caltune("evaluate", answers, tmp_path / "s.parquet", "--json", tmp_path / "m.json")
+    assert result.status == 0, result.err
+    words = "a scores file beside an answers file is taken as answers: the most probable option of each question"
+    assert words in result.out.splitlines()
+    assert "2 questions are too few: below 30 no difference is called clear" in result.out
+    for one in json.loads((tmp_path / "m.json").read_text()).values():
+        assert (one["ranking"]["first_place"], one["ranking"]["last_place"]) == (1, 2)
 
 
 def test_a_threshold_is_fitted_on_answers(caltune, tmp_path):

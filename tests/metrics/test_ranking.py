@@ -1,4 +1,4 @@
-"""Places by NLL: planted orders, equal models, other questions, infinite NLL."""
+"""Places by NLL or answer Brier score: planted orders, equal models, few questions, other questions, infinite NLL."""
 
 import json
 import math
@@ -7,8 +7,16 @@ import numpy as np
 import pytest
 
 from caltune.errors import InputError
-from caltune.metrics import compare, detectable_difference, nll_per_question, rank
-from caltune.types import OptionLogits
+from caltune.metrics import (
+    answer_brier_per_question,
+    compare,
+    compare_answers,
+    detectable_difference,
+    nll_per_question,
+    rank,
+)
+from caltune.metrics.ranking import rank_answers
+from caltune.types import OptionLogits, Predictions
 
 
 def truth(size=400, seed=0, prefix="q"):
@@ -34,7 +42,7 @@ def test_a_planted_order_is_found_whatever_the_order_of_rows_and_files():
     found = rank(files)
     assert found.order == ("best", "near", "far")
     assert found.places == {"best": (1, 1), "near": (2, 2), "far": (3, 3)}
-    assert all(pair.same_questions and pair.nll.clear and not pair.accuracy.clear for pair in found.pairs)
+    assert all(pair.same_questions and pair.score.clear and not pair.accuracy.clear for pair in found.pairs)
     turned = rank(dict(reversed(files.items())))
     assert (turned.order, turned.places, turned.pairs) == (found.order, found.places, found.pairs)
 
@@ -46,7 +54,7 @@ def test_two_files_give_the_p_value_and_interval_of_the_paired_comparison():
     expected = compare(ordered, b, draws=300).metrics
     (pair,) = rank({"a": a, "b": b}, draws=300).pairs
     assert (pair.a, pair.b) == ("a", "b")
-    for found, wanted in ((pair.nll, expected["nll"]), (pair.accuracy, expected["accuracy"])):
+    for found, wanted in ((pair.score, expected["nll"]), (pair.accuracy, expected["accuracy"])):
         assert found.p_value == wanted.p_value
         for end in ("value", "low", "high"):
             assert getattr(found.difference, end) == pytest.approx(getattr(wanted.difference, end))
@@ -61,14 +69,14 @@ def test_equal_models_share_all_places_in_nearly_all_trials():
         base = truth(150, seed=trial)
         found = rank({str(i): noisy(base, 100 * trial + i) for i in range(5)})
         assert set(found.order) == set("01234")
-        apart += any(pair.nll.clear for pair in found.pairs)
+        apart += any(pair.score.clear for pair in found.pairs)
     assert apart <= 4
 
 
 def test_a_middle_model_may_tie_with_both_neighbours_that_differ():
     base = truth(800)
     found = rank({"a": base, "b": sharpened(base, 1.15), "c": sharpened(base, 1.45)})
-    clear = {(pair.a, pair.b): pair.nll.clear for pair in found.pairs}
+    clear = {(pair.a, pair.b): pair.score.clear for pair in found.pairs}
     for name, (first, last) in found.places.items():
         assert first == 1 + sum(value for (_, b), value in clear.items() if b == name)
         assert last == 3 - sum(value for (a, _), value in clear.items() if a == name)
@@ -106,7 +114,7 @@ def test_other_questions_tie_where_intervals_meet():
     assert found.order[-1] == "bad"
     assert found.places == {"one": (1, 2), "two": (1, 2), "bad": (3, 3)}
     assert not any(pair.same_questions for pair in found.pairs)
-    assert all(math.isnan(pair.nll.p_value) and math.isnan(pair.detectable) for pair in found.pairs)
+    assert all(math.isnan(pair.score.p_value) and math.isnan(pair.detectable) for pair in found.pairs)
 
 
 def test_other_labels_are_other_questions():
@@ -124,8 +132,8 @@ def test_infinite_nll_comes_last_and_two_of_them_are_ordered_by_brier():
     found = rank({"worse": sharpened(ruled_out, 5.0), "ruled out": ruled_out, "base": base})
     assert found.order == ("base", "ruled out", "worse")
     undefined = found.pairs[2]
-    assert math.isnan(undefined.nll.p_value)
-    assert not undefined.nll.clear
+    assert math.isnan(undefined.score.p_value)
+    assert not undefined.score.clear
     assert found.places["ruled out"][1] == found.places["worse"][1] == 3
     document = json.loads(json.dumps(found.to_json(), allow_nan=False))
     assert document["base"]["against"][0]["nll"]["difference"]["value"] is None
@@ -145,9 +153,108 @@ def test_json_turns_differences_round():
 def test_one_file_and_one_question():
     assert rank({"a": truth(1)}).places == {"a": (1, 1)}
     two = rank({"a": truth(1), "b": sharpened(truth(1), 2.0)})
-    # Resampling one question always gives the same difference: too sure, but defined.
-    assert sorted(two.order) == ["a", "b"]
+    # Resampling one question always gives the same difference, which says nothing of chance.
+    assert set(two.places.values()) == {(1, 2)}
     assert math.isnan(two.pairs[0].detectable)
+    assert math.isnan(two.pairs[0].score.p_value)
+    # The same where the one question is another: two points never overlap.
+    apart = rank({"a": truth(1), "b": sharpened(truth(1, prefix="other"), 2.0)})
+    assert set(apart.places.values()) == {(1, 2)}
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 8, 12, 20, 29])
+def test_equal_models_are_never_told_apart_by_few_questions(size):
+    # A bootstrap of one question called all of them different, of three a quarter, of eight 12 %.
+    for trial in range(10):
+        base = truth(size, seed=trial)
+        files = {str(i): noisy(base, 100 * trial + i) for i in range(2)}
+        files["other questions"] = noisy(truth(size, seed=trial, prefix="other"), trial)
+        found = rank(files, draws=200)
+        assert set(found.places.values()) == {(1, 3)}
+        assert not any(gap.clear for pair in found.pairs for gap in (pair.score, pair.accuracy))
+        compared = compare(files["0"], files["1"], draws=200).metrics
+        assert {one.verdict for one in compared.values()} == {"no clear difference"}
+        assert all(math.isnan(one.p_value) for one in compared.values())
+
+
+def test_thirty_questions_are_enough_for_a_large_difference_and_29_are_not():
+    sure, wrong = np.tile([3.0, 0.0], (30, 1)), np.tile([0.0, 3.0], (30, 1))
+    a, b = (OptionLogits(tuple(map(str, range(30))), logits, [0] * 30) for logits in (sure, wrong))
+    assert rank({"a": a, "b": b}).places == {"a": (1, 1), "b": (2, 2)}
+    assert compare(a, b).metrics["nll"].verdict == "worse"
+    other = OptionLogits(tuple(f"x{i}" for i in range(30)), wrong, [0] * 30)
+    assert rank({"a": a, "other": other}).places == {"a": (1, 1), "other": (2, 2)}
+    a, b, other = (one.take(range(29)) for one in (a, b, other))
+    assert rank({"a": a, "b": b, "other": other}).places == dict.fromkeys(["a", "b", "other"], (1, 3))
+    assert compare(a, b).metrics["nll"].verdict == "no clear difference"
+
+
+def test_few_questions_that_differ_are_few_however_many_there_are():
+    # Five of 400 answered better, the rest alike: five fair coins fall all one way in 2 of 32 cases, six in 2 of 64.
+    base = truth(400)
+    for changed, p_value in ((5, 0.0625), (6, 0.03125)):
+        logits = base.logits.copy()
+        rows = np.flatnonzero(base.logits.argmax(axis=1) != base.labels)[:changed]
+        logits[rows, base.labels[rows]] = 9.0
+        better = OptionLogits(base.ids, logits, base.labels)
+        found, clear = compare(base, better).metrics, changed > 5
+        (pair,) = rank({"a": base, "b": better}).pairs
+        assert (pair.score.p_value, pair.accuracy.p_value) == (p_value, p_value)
+        assert (pair.score.clear, pair.accuracy.clear) == (clear, clear)
+        for name in ("accuracy", "brier", "nll"):
+            assert found[name].p_value == p_value
+            assert (found[name].verdict == "better") == clear
+        mine, theirs = base.decide(), better.decide()
+        assert compare_answers(mine, theirs).metrics["accuracy"].p_value == p_value
+
+
+def test_what_shows_does_not_shrink_to_nothing_where_nothing_is_wrong():
+    # Right at 0.96 and at 0.98: were one wrong, NLL would differ by ln 2 = 0.693 instead of −0.021.
+    ids, logits = tuple(map(str, range(100))), [np.tile([math.log(c / (1 - c)), 0.0], (100, 1)) for c in (0.96, 0.98)]
+    pair = rank({str(i): OptionLogits(ids, each, [0] * 100) for i, each in enumerate(logits)}, draws=50).pairs[0]
+    assert pair.detectable == pytest.approx(
+        2.801585 * math.sqrt(0.97 * 0.03 * (math.log(2) + math.log(0.98 / 0.96)) ** 2 / 100), rel=1e-5
+    )
+    ranked = rank_answers(
+        {str(i): Predictions(ids, [c] * 100, [1] * 100) for i, c in enumerate((0.96, 0.98))}, draws=50
+    )
+    # (1 − c)² or c²: it differs by −0.0012 or 0.0388.
+    assert ranked.pairs[0].detectable == pytest.approx(2.801585 * math.sqrt(0.97 * 0.03 * 0.04**2 / 100), rel=1e-5)
+
+
+# Answers alone
+
+
+def test_answers_are_ranked_by_brier_score_and_paired_by_id():
+    generator = np.random.default_rng(0)
+    chance = generator.random(300)
+    right = (generator.random(300) < chance).astype(float)
+    ids = tuple(map(str, range(300)))
+    honest = Predictions(ids, chance, right)
+    blunt = Predictions(ids[::-1], np.full(300, 0.5), right[::-1])
+    sure = Predictions(ids, np.ones(300), right)  # its NLL is infinite
+    found = rank_answers({"sure": sure, "blunt": blunt, "honest": honest})
+    assert found.measure == "answer_brier"
+    assert found.order == ("honest", "blunt", "sure")
+    assert found.places == {"honest": (1, 1), "blunt": (2, 2), "sure": (3, 3)}
+    assert all(pair.same_questions and not pair.accuracy.clear for pair in found.pairs)
+    gap = np.mean(answer_brier_per_question(sure)) - np.mean(answer_brier_per_question(honest))
+    document = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert document["sure"]["against"][0]["answer_brier"]["difference"]["value"] == pytest.approx(gap)
+    assert "answer Brier score" in found._repr_html_()
+
+
+def test_answers_of_equal_score_are_ordered_by_accuracy():
+    ids = tuple(map(str, range(40)))
+    # Wrong and knows it, against right and knows it: both have a Brier score of 0.
+    found = rank_answers(
+        {"wrong": Predictions(ids, [0.0] * 40, [0] * 40), "right": Predictions(ids, [1.0] * 40, [1] * 40)}
+    )
+    assert found.order == ("right", "wrong")
+    assert found.places == {"right": (1, 2), "wrong": (1, 2)}
+    assert found.pairs[0].accuracy.clear
+    with pytest.raises(InputError, match="at least one set of scores, got none"):
+        rank_answers({})
 
 
 def test_a_ranking_needs_files_questions_and_labels():

@@ -12,6 +12,7 @@ from caltune.metrics import (
     DIRECTIONS,
     Interval,
     accuracy,
+    accuracy_interval,
     auroc,
     auroc_statistic,
     basic_interval,
@@ -112,6 +113,30 @@ def test_accuracy_interval_covers_about_as_often_as_it_says():
     assert 0.90 < hits / 300 < 0.985
 
 
+def given_right(right, size):
+    return Predictions(tuple(map(str, range(size))), np.full(size, 0.5), np.arange(size) < right)
+
+
+def test_interval_of_accuracy_by_hand():
+    # None of 10 right: up to p with (1 − p)^10 = 0.025; one of 10: from p with 1 − (1 − p)^10 = 0.025.
+    none, one, all_of = (accuracy_interval(given_right(right, 10)) for right in (0, 1, 10))
+    assert vars_of(none) == pytest.approx((0, 0, 1 - 0.025**0.1))
+    assert vars_of(all_of) == pytest.approx((1, 0.025**0.1, 1))
+    assert one.low == pytest.approx(1 - 0.975**0.1)
+    assert all(map(math.isnan, vars_of(accuracy_interval(given_right(0, 0)))))
+    with pytest.raises(InputError, match="level must lie between 0 and 1, got 1"):
+        accuracy_interval(given_right(1, 2), level=1)
+
+
+@pytest.mark.parametrize("size", [1, 30, 200])
+def test_interval_of_accuracy_holds_as_often_as_it_says_even_near_1(size):
+    found = [accuracy_interval(given_right(right, size)) for right in range(size + 1)]
+    for rate in (0.5, 0.7, 0.97, 0.99, 0.999, 0.9999):
+        chances = [math.comb(size, k) * rate**k * (1 - rate) ** (size - k) for k in range(size + 1)]
+        held = sum(chance for chance, each in zip(chances, found, strict=True) if each.low <= rate <= each.high)
+        assert 0.95 <= held <= 1 + 1e-9
+
+
 def test_intervals_keep_nan_and_infinity():
     assert all(map(math.isnan, vars_of(percentile_interval(math.nan, np.array([1.0, 2.0])))))
     assert all(map(math.isnan, vars_of(basic_interval(math.nan, np.array([1.0, 2.0])))))
@@ -170,6 +195,7 @@ def test_summary_holds_each_metric_and_its_interval():
     assert {name: interval.value for name, interval in found.metrics.items()} == pytest.approx(wanted)
     assert all(interval.low <= interval.value <= interval.high for interval in found.metrics.values())
     assert found.metrics["overconfidence"].low > 0
+    assert found.metrics["accuracy"] == accuracy_interval(decided)
     assert found.noise_floor == noise_floor(decided, draws=200)
     assert found.noise_floor_mass == noise_floor(decided, binning="mass", draws=200)
     assert found.corrected == {
@@ -183,7 +209,7 @@ def test_summary_holds_each_metric_and_its_interval():
 def test_summary_of_all_right_has_null_auroc_in_json():
     found = summarise(OptionLogits(ids=("a",), logits=[[3.0, 1.0]], labels=[0]), draws=20)
     assert found.n == 1
-    assert found.metrics["accuracy"] == Interval(1.0, 1.0, 1.0)
+    assert found.metrics["accuracy"] == Interval(1.0, pytest.approx(0.025), 1.0)
     data = json.loads(json.dumps(found.to_json(), allow_nan=False))
     assert data["metrics"]["auroc"] == {"value": None, "low": None, "high": None}
     assert data["metrics"]["ece"]["value"] == pytest.approx(1 - 1 / (1 + math.exp(-2)))
@@ -255,7 +281,7 @@ def test_rounding_is_no_difference():
 
 
 def test_comparison_with_infinite_nll_is_undefined_and_json():
-    a = OptionLogits(ids=("a", "b"), logits=[[0.0, -np.inf], [0.0, 1.0]], labels=[1, 1])
+    a = OptionLogits(tuple(map(str, range(30))), logits=[[0.0, -np.inf], [0.0, 1.0]] * 15, labels=[1, 1] * 15)
     found = compare(a, a, draws=20)
     assert math.isnan(found.metrics["nll"].p_value)
     assert found.metrics["nll"].verdict == "no clear difference"

@@ -1,4 +1,4 @@
-"""The panels about groups, options, before and after, power and a policy: what they say, for numbers made by hand."""
+"""The panels about groups, options, before and after, and a policy: what they say, for numbers made by hand."""
 
 import re
 from dataclasses import replace
@@ -18,7 +18,6 @@ from caltune.report.abstention import chosen_points
 from caltune.report.change import Change, describe_change, draw_change, find_changes
 from caltune.report.curves import compute_coverage, draw_coverage
 from caltune.report.page import Entry, render_report
-from caltune.report.power import detectable, power_lines
 from caltune.report.strata import Strata, common_range, compute_groups, compute_options, describe_strata, draw_strata
 from caltune.report.table import numbers_table
 from caltune.types import OptionLogits, Predictions
@@ -183,28 +182,6 @@ def test_the_page_shows_recalibration_only_where_there_is_some():
     assert "after <bdi>raw</bdi>" in part
     assert "No answer changed." in part
     assert not section(render_report(entries[:1]), "Before and after")
-
-
-# Power
-
-
-def test_power_in_sentences():
-    # 100 answers at 0.5: correct − confidence is ±0.5, variance 0.25 · 100 / 99; 2.802 · √(0.2525 / 100) = 0.1408.
-    ids = tuple(map(str, range(100)))
-    even = OptionLogits(ids, np.zeros((100, 2)), [0, 1] * 50)
-    assert [plain(line) for line in power_lines(["m"], [even], [])] == [
-        "With 100 questions an overconfidence under 14.1 points is mostly not seen."
-    ]
-    # Against always sure of A: the same answers, so accuracy cannot differ; Brier −0.5 or 1.5, NLL −0.693 or large.
-    sure = OptionLogits(ids, np.tile([50.0, 0.0], (100, 1)), [0, 1] * 50)
-    last = plain(power_lines(["m", "sure"], [even, sure], [1])[-1])
-    assert last.startswith("Of differences from m, those under 0.282 of the Brier score or ")
-    impossible = OptionLogits(ids, np.tile([0.0, -np.inf], (100, 1)), [0, 1] * 50)
-    last = power_lines(["m", "impossible"], [even, impossible], [1])[-1]
-    assert last == "Of differences from m, those under 0.282 of the Brier score are mostly not seen."
-    one = even.take([0])
-    assert power_lines(["m", "n"], [one, one], [1]) == []
-    assert np.isnan(detectable(np.array([1.0, np.inf])))
 
 
 # The policy

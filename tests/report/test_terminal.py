@@ -54,13 +54,14 @@ WORSE_NLL = Gap(Interval(0.25, 0.125, 0.375), 0.002, clear=True)
 MORE_RIGHT, LESS_RIGHT = (Gap(Interval(d, d - 0.01, d + 0.01), 0.01, clear=True) for d in (0.025, -0.025))
 
 
-def ranked(*pairs, places=None, **nll):
+def ranked(*pairs, places=None, size=30, measure="nll", **nll):
     """The lines for files with the given NLL, in that order."""
     summaries = {
-        name: replace(SUMMARY, metrics={**SUMMARY.metrics, "nll": Interval(v, v, v)}) for name, v in nll.items()
+        name: replace(SUMMARY, n=size, metrics={**SUMMARY.metrics, measure: Interval(v, v, v)})
+        for name, v in nll.items()
     }
     places = places or {name: (place, place) for place, name in enumerate(nll, start=1)}
-    return ranking_lines(Ranking(tuple(nll), places, pairs), summaries)
+    return ranking_lines(Ranking(tuple(nll), places, pairs, measure), summaries)
 
 
 def test_places_are_one_number_or_a_range():
@@ -112,9 +113,37 @@ def test_other_questions_and_infinite_nll_are_told():
     ]
 
 
+def test_few_questions_are_said_to_be_too_few():
+    words = "too few: below 30 no difference is called clear, and intervals are too narrow"
+    gap = Gap(Interval(0.25, 0.125, 0.375), NAN, clear=False)
+    for size, subject in ((1, "one question is"), (29, "29 questions are")):
+        found = Comparison(size, {"nll": Difference(0.5, 0.75, gap.difference, NAN, "no clear difference")})
+        assert comparison_lines(found, "a", "b")[-1] == f"{subject} {words}"
+        places = {"a": (1, 2), "b": (1, 2)}
+        pair = Pair("a", "b", True, gap, gap, NAN)
+        assert ranked(pair, a=0.5, b=0.75, size=size, places=places)[4:] == [f"{subject} {words}"]
+    assert "too few" in Comparison(29, {})._repr_html_()
+    assert "too few" not in Comparison(30, {})._repr_html_()
+
+
+def test_answers_are_ranked_by_a_score_that_is_named():
+    places = {"a": (1, 2), "b": (1, 2)}
+    lines = ranked(Pair("a", "b", True, SAME, SAME, 0.01), a=0.5, b=0.75, measure="answer_brier", places=places)
+    assert lines == [
+        "ranked by answer_brier, lowest first; a range where chance leaves the place open",
+        "place     answer_brier  accuracy",
+        "1-2    a  0.5000        0.7500",
+        "1-2    b  0.7500        0.7500",
+        "with these questions answer_brier differences under 0.01 are mostly not seen",
+        "answer_brier tells how good the confidences are; how good the answers are, accuracy tells",
+    ]
+    lines = ranked(Pair("a", "b", True, WORSE_NLL, SAME, 0.01), a=0.5, b=0.75, measure="answer_brier")
+    assert lines[4] == "answer_brier differs, accuracy not clearly: a and b"
+
+
 def test_a_comparison_names_both_sides_and_signs_the_difference():
     found = Comparison(
-        n=20,
+        n=30,
         metrics={
             "accuracy": Difference(0.75, 0.5, Interval(-0.25, -0.5, 0.125), 0.25, "no clear difference"),
             "brier": Difference(0.5, 0.75, Interval(0.25, 0.125, 0.5), 0.002, "worse"),
@@ -123,7 +152,7 @@ def test_a_comparison_names_both_sides_and_signs_the_difference():
     assert comparison_lines(found, "one.parquet", "two\n.parquet") == [
         "a: one.parquet",
         "b: two .parquet",
-        "20 questions, paired",
+        "30 questions, paired",
         "          a       b       b − a                       p      b is",
         "accuracy  0.7500  0.5000  -0.2500 [-0.5000, +0.1250]  0.250  no clear difference",
         "brier     0.5000  0.7500  +0.2500 [+0.1250, +0.5000]  0.002  worse",

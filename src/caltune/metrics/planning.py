@@ -17,7 +17,8 @@ def questions_needed(difference: float, variance: float, *, power: float = 0.8, 
 
     N = ⌈(z_{1−level/2} + z_power)² · variance / difference²⌉ for a two-sided paired test; `variance` is that of the
     per-question differences, such as `np.var(brier_b − brier_a, ddof=1)` of a pilot, or `discordance_variance` for
-    accuracy. A normal approximation: do not trust it below about 30 questions. Never below 2.
+    accuracy. A normal approximation: do not trust it below about 30 questions. Never below 2. A pilot in which nothing
+    is wrong shows far too little variance.
 
     Raises `InputError` for a difference of 0 or a number that is not finite, a variance below 0, or a power or level
     outside (0, 1).

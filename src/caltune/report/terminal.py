@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from caltune.data import Overlap
 from caltune.metrics import Comparison, Interval, Pair, Ranking, Summary
+from caltune.metrics.paired import too_few
 from caltune.output import one_line
 from caltune.prompts import Prompt
 from caltune.report.text import clean
@@ -31,45 +32,51 @@ def metrics_lines(summaries: Mapping[str, Summary]) -> list[str]:
 
 
 def ranking_lines(ranking: Ranking, summaries: Mapping[str, Summary]) -> list[str]:
-    """The places by NLL, where accuracy says otherwise, and what these questions cannot show; nothing for one file."""
+    """The places by NLL or answer Brier score, where accuracy says otherwise, and what these questions cannot show.
+
+    Nothing for one file.
+    """
     if len(ranking.order) < 2:
         return []
-    rows = [["place", "", "nll", "accuracy"]]
+    measure = ranking.measure
+    rows = [["place", "", measure, "accuracy"]]
     for name in ranking.order:
         found = summaries[name].metrics
         first, last = ranking.places[name]
         place = f"{first}" if first == last else f"{first}-{last}"
-        rows.append([place, one_line(name), f"{found['nll'].value:.4f}", f"{found['accuracy'].value:.4f}"])
-    lines = _disagreements(ranking.pairs)
-    unclear = [pair.detectable for pair in ranking.pairs if not pair.nll.clear and pair.detectable > 0]
+        rows.append([place, one_line(name), f"{found[measure].value:.4f}", f"{found['accuracy'].value:.4f}"])
+    lines = [too_few(summaries[name].n for name in ranking.order), *_disagreements(ranking.pairs, measure)]
+    unclear = [pair.detectable for pair in ranking.pairs if not pair.score.clear and pair.detectable > 0]
     if unclear:
-        lines.append(f"with these questions nll differences under {max(unclear):.2g} are mostly not seen")
+        lines.append(f"with these questions {measure} differences under {max(unclear):.2g} are mostly not seen")
     if not all(pair.same_questions for pair in ranking.pairs):
         lines.append("files on other questions differ where their intervals do not meet: it may be the questions")
-    infinite = [name for name in ranking.order if summaries[name].metrics["nll"].value == math.inf]
+    infinite = [name for name in ranking.order if summaries[name].metrics[measure].value == math.inf]
     if infinite:
         lines.append(f"nll is infinite where the right option was ruled out, in {', '.join(infinite)}")
-    heading = "ranked by nll, lowest first; a range where chance leaves the place open"
-    return [heading, *_aligned(rows), *map(one_line, lines)]
+    heading = f"ranked by {measure}, lowest first; a range where chance leaves the place open"
+    if measure == "answer_brier":
+        lines.append("answer_brier tells how good the confidences are; how good the answers are, accuracy tells")
+    return [heading, *_aligned(rows), *map(one_line, filter(None, lines))]
 
 
-def _disagreements(pairs: Sequence[Pair]) -> list[str]:
-    """Where NLL and accuracy do not tell the same of two files."""
+def _disagreements(pairs: Sequence[Pair], measure: str) -> list[str]:
+    """Where the score and accuracy do not tell the same of two files."""
     by_accuracy = sorted(
-        (pair for pair in pairs if pair.accuracy.clear and not (pair.nll.clear and pair.accuracy.difference.value < 0)),
+        (one for one in pairs if one.accuracy.clear and not (one.score.clear and one.accuracy.difference.value < 0)),
         key=lambda pair: -abs(pair.accuracy.difference.value),
     )
     lines = []
     for pair in by_accuracy[:_MOST_PAIRS]:
         better, other = (pair.b, pair.a) if pair.accuracy.difference.value > 0 else (pair.a, pair.b)
-        nll = f"{other} has the lower nll" if pair.nll.clear else "nll does not clearly differ"
-        lines.append(f"{better} is {_points(pair)} more accurate than {other}, though {nll}")
+        words = f"{other} has the lower {measure}" if pair.score.clear else f"{measure} does not clearly differ"
+        lines.append(f"{better} is {_points(pair)} more accurate than {other}, though {words}")
     if by_accuracy[_MOST_PAIRS:]:
         lines.append(f"and {len(by_accuracy) - _MOST_PAIRS} more pairs where accuracy says otherwise")
-    only_nll = [f"{pair.a} and {pair.b}" for pair in pairs if pair.nll.clear and not pair.accuracy.clear]
-    if only_nll:
-        more = f"; and {len(only_nll) - _MOST_PAIRS} more" if only_nll[_MOST_PAIRS:] else ""
-        lines.append(f"nll differs, accuracy not clearly: {'; '.join(only_nll[:_MOST_PAIRS])}{more}")
+    only_score = [f"{pair.a} and {pair.b}" for pair in pairs if pair.score.clear and not pair.accuracy.clear]
+    if only_score:
+        more = f"; and {len(only_score) - _MOST_PAIRS} more" if only_score[_MOST_PAIRS:] else ""
+        lines.append(f"{measure} differs, accuracy not clearly: {'; '.join(only_score[:_MOST_PAIRS])}{more}")
     return lines
 
 
@@ -85,7 +92,8 @@ def comparison_lines(comparison: Comparison, name_a: str, name_b: str) -> list[s
     for name, found in comparison.metrics.items():
         cells = [f"{found.value_a:.4f}", f"{found.value_b:.4f}", _interval(found.difference, sign="+")]
         rows.append([name, *cells, f"{found.p_value:.3f}", found.verdict])
-    return [f"a: {one_line(name_a)}", f"b: {one_line(name_b)}", f"{comparison.n} questions, paired", *_aligned(rows)]
+    heading = [f"a: {one_line(name_a)}", f"b: {one_line(name_b)}", f"{comparison.n} questions, paired"]
+    return [*heading, *_aligned(rows), *filter(None, [too_few([comparison.n])])]
 
 
 def source_lines(questions: Sequence[Question], source: str, split: str | None) -> list[str]:

@@ -10,10 +10,10 @@ import numpy as np
 
 from caltune.metrics import Comparison, Difference, Interval, Summary
 from caltune.metrics.ece import width_index
+from caltune.metrics.paired import FEW
 from caltune.report.text import interval, listed, number, percent, questions
 from caltune.types import Predictions
 
-FEW = 30  # below this many questions a bootstrap interval is too narrow to draw a conclusion from
 _LEVEL = 0.05
 
 
