@@ -77,6 +77,8 @@ def test_what_shows_of_nll_and_brier_holds_where_nothing_is_wrong_yet():
     (own, other) = map(plain, power_lines(["a", "b"], [a, b], [1]))
     assert other == "Of differences from a, those under 0.004 of the Brier score or 0.034 of NLL are mostly not seen."
     assert own == "With 100 questions an overconfidence under 5.5 to 7.0 points is mostly not seen."
+    closer = answers_at(0.9601, 100)  # by too little to print
+    assert len(power_lines(["a", "b"], [a, closer], [1])) == 1
     wrong = [1] * 3 + [0] * 97  # as many wrong as the chances say: the differences seen vary as much
     a, b = (OptionLogits(one.ids, one.logits, wrong) for one in (a, b))
     assert plain(power_lines(["a", "b"], [a, b], [1])[1]) == other

@@ -88,10 +88,11 @@ def rank(scores: Mapping[str, OptionLogits], *, draws: int | None = None, seed: 
 
     Of M sets the first possible place of one is 1 + how many are clearly better, its last M − how many are clearly
     worse. Clear is a paired bootstrap difference of NLL with p < 0.05 after Holm's correction over all pairs, so that
-    with probability 0.95 no two equal models are told apart. Sets whose ids or labels differ are not paired: clear is
-    then that their 95 % intervals do not meet, and it may be the questions that differ and not the models. A set of
-    fewer than 30 questions is not clearly better or worse than any. Equal NLL, as of two infinite ones, is ordered by
-    the Brier score. `draws` is by default 1,000, or 100 a pair if that is more.
+    with probability 0.95 no two equal models are told apart (simulated with five models: 0.91 with 30 questions, 0.95
+    with 60 and more). Sets whose ids or labels differ are not paired: clear is then that their 95 % intervals do not
+    meet, and it may be the questions that differ and not the models. A set of fewer than 30 questions is not clearly
+    better or worse than any. Equal NLL, as of two infinite ones, is ordered by the Brier score. `draws` is by default
+    1,000, or 100 a pair if that is more.
 
     Confidence sets of ranks from pairwise tests: Mogstad, Romano, Shaikh, Wilhelm, Review of Economic Studies 2024.
 

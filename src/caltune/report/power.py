@@ -77,7 +77,9 @@ def power_lines(names: Sequence[str], scores: Sequence[OptionLogits], comparable
             ("brier", 1, 3, " of the Brier score"),
             ("nll", 1, 3, " of NLL"),
         )
-        if (kept := [gap for gap in gaps[name] if gap > 0])  # neither undefined nor of answers that are all the same
+        if (
+            kept := [gap for gap in gaps[name] if gap * factor >= 0.5 * 10**-digits]
+        )  # neither undefined nor printed as 0
     ]
     if seen:
         words = " or ".join([", ".join(seen[:-1]), seen[-1]] if len(seen) > 1 else seen)
