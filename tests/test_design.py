@@ -37,7 +37,7 @@ DIRECTIONS = {
     "types": {"errors", "notebook"},
     "data": {"errors", "types"},
     "prompts": {"errors", "types"},
-    "metrics": {"allocator", "errors", "notebook", "types"},
+    "metrics": {"allocator", "binomial", "errors", "notebook", "types"},
     "recalibrate": {"errors", "notebook", "types", "metrics", "predictors"},
     "recalibration": {"errors", "output", "recalibrate"},
     "regime": {"errors", "types", "metrics"},

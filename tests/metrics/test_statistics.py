@@ -114,13 +114,74 @@ def test_corrected_ece_in_one_bin_is_the_gap_with_a_normal_interval():
 
 
 def test_corrected_ece_covers_calibrated_and_planted_errors():
+    mean = {}
     for truth in (0.0, 0.05):
-        found = [corrected_ece(drawn(500, seed, truth), draws=200) for seed in range(40)]
+        found = [corrected_ece(drawn(500, seed, truth), draws=100) for seed in range(40)]
         assert np.mean([each.low <= truth <= each.high for each in found]) >= 0.85
-        assert np.mean([each.value for each in found]) == pytest.approx(truth, abs=0.025)
+        mean[truth] = np.mean([each.value for each in found])
+        assert mean[truth] == pytest.approx(truth, abs=0.025)
     plain = np.mean([ece(drawn(500, seed)) for seed in range(40)])
     assert plain > 0.04  # what the correction takes off
-    assert np.mean([corrected_ece(drawn(500, seed), draws=200).value for seed in range(40)]) < plain / 2
+    assert mean[0.0] < plain / 2
+
+
+@pytest.mark.parametrize(
+    ("confidence", "accuracy", "size"),
+    [(0.97, 0.97, 50), (0.995, 0.995, 200), (1.0, 0.999, 1000), (0.9999, 0.998, 500)],
+)
+def test_corrected_ece_covers_where_few_are_wrong(confidence, accuracy, size):
+    # With the accuracy that was seen as its own variance it held 58 to 84 % of these.
+    generator = np.random.default_rng(size)
+    found = [
+        corrected_ece(predictions([confidence] * size, generator.random(size) < accuracy), draws=200) for _ in range(60)
+    ]
+    assert np.mean([each.low <= abs(confidence - accuracy) <= each.high for each in found]) >= 0.93
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_corrected_ece_covers_many_sure_bins(scale):
+    # Nearly always right, calibrated or as sure as of the squared odds; the truth of 200,000 answers.
+    def drawn_with(size, generator):
+        logits = 2 * generator.normal(size=size) + 4
+        return 1 / (1 + np.exp(-scale * np.abs(logits))), 1 / (1 + np.exp(-np.abs(logits)))
+
+    said, rate = drawn_with(200_000, np.random.default_rng(1))
+    truth = np.abs(np.bincount(np.ceil(15 * said).astype(int), said - rate)).sum() / len(said)
+    held = []
+    for seed in range(40):
+        generator = np.random.default_rng([seed, 2])
+        said, rate = drawn_with(200, generator)
+        found = corrected_ece(predictions(said, generator.random(200) < rate), draws=200)
+        held.append(found.low <= truth <= found.high)
+    assert np.mean(held) >= 0.9
+
+
+@pytest.mark.parametrize(("confidence", "right", "size"), [(0.97, 44, 50), (1.0, 29, 30), (0.9, 40, 40), (0.6, 12, 30)])
+def test_corrected_ece_in_one_bin_inverts_the_exact_test(confidence, right, size):
+    # Nothing is drawn here: the tails of |X / N − c| are sums of binomial probabilities, and ends are found on a grid.
+    sign = 1 if right > confidence * size else -1
+    gap = np.abs(np.arange(size + 1) / size - confidence)
+    low, high = 0.0, 0.0
+    for theta in np.arange(0, 1, 0.001):
+        rate = confidence + sign * theta
+        if 0 < rate < 1:
+            chances = np.array([math.comb(size, k) * rate**k * (1 - rate) ** (size - k) for k in range(size + 1)])
+            low = theta if chances[gap >= gap[right] - 1e-9].sum() <= 0.025 else low
+            high = theta if chances[gap <= gap[right] + 1e-9].sum() >= 0.025 else high
+    found = corrected_ece(predictions([confidence] * size, [1] * right + [0] * (size - right)), draws=4000)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.008)
+    assert found.low <= found.value <= found.high
+
+
+def test_corrected_ece_says_no_more_than_was_seen():
+    # 50 of 50 at 0.97 happen in 22 of 100 cases: nothing is shown, and 0.025^(1/50) = 0.929 is as far as it may be off.
+    lucky = corrected_ece(predictions([0.97] * 50, [1] * 50))
+    assert lucky.low == 0
+    assert lucky.value <= lucky.high == pytest.approx(0.97 - 0.025**0.02, abs=0.005)
+    # 10 of 40 at 0.25: none of the gaps that chance mostly gives is there, which does not show that there is none.
+    even = corrected_ece(predictions([0.25] * 40, [1] * 10 + [0] * 30))
+    assert (even.value, even.low) == (0.0, 0.0)
+    assert 0.1 < even.high < 0.25
 
 
 def test_corrected_ece_at_the_edges():
@@ -128,7 +189,7 @@ def test_corrected_ece_at_the_edges():
     assert wrong.low > 0.99
     assert wrong.high == 1.0
     right = corrected_ece(predictions([1.0] * 500, [1] * 500))
-    assert right == Interval(0.0, 0.0, 0.0)
+    assert right == Interval(0.0, 0.0, pytest.approx(1 - 0.025 ** (1 / 500), abs=4e-4))
     one = corrected_ece(predictions([0.5], [1]))
     assert 0 <= one.low <= one.value <= one.high <= 1
     assert math.isnan(corrected_ece(NONE).low)

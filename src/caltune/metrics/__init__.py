@@ -32,13 +32,14 @@ from caltune.metrics.paired import Comparison, Difference, compare
 from caltune.metrics.planning import detectable_difference, discordance_variance, holm, questions_needed
 from caltune.metrics.proper import (
     accuracy,
+    accuracy_interval,
     brier,
     brier_per_question,
     mean_confidence,
     nll,
     nll_per_question,
 )
-from caltune.metrics.ranking import Gap, Pair, Ranking, rank
+from caltune.metrics.ranking import Gap, Pair, Ranking, rank, rank_answers
 from caltune.metrics.selective import aurc, aurc_statistic, risk_at_coverage
 from caltune.metrics.smooth import smooth_ece, smooth_ece_statistic
 from caltune.metrics.strata import Stratum, group_calibration, option_calibration, poisson_binomial
@@ -63,6 +64,7 @@ __all__ = [
     "Stratum",
     "Summary",
     "accuracy",
+    "accuracy_interval",
     "answer_brier_per_question",
     "answer_nll_per_question",
     "aurc",
@@ -105,6 +107,7 @@ __all__ = [
     "poisson_binomial",
     "questions_needed",
     "rank",
+    "rank_answers",
     "reliability_bins",
     "risk_at_coverage",
     "risk_coverage",

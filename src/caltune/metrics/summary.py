@@ -23,7 +23,7 @@ from caltune.metrics.classwise import classwise_ece_statistic
 from caltune.metrics.corrected import corrected_ece
 from caltune.metrics.discrimination import auroc_statistic
 from caltune.metrics.ece import ece_statistic, noise_floor
-from caltune.metrics.proper import brier_per_question, nll_per_question
+from caltune.metrics.proper import accuracy_interval, brier_per_question, nll_per_question
 from caltune.metrics.smooth import smooth_ece_statistic
 from caltune.notebook import interval, number, table
 from caltune.types import FloatArray, OptionLogits, Predictions
@@ -86,18 +86,20 @@ class Summary:
 
 
 def summarise(scores: OptionLogits, *, draws: int | None = None, seed: int = 0) -> Summary:
-    """All metrics with 95 % bootstrap intervals over questions; the ECEs use 15 bins.
+    """All metrics with 95 % intervals over questions; the ECEs use 15 bins.
 
-    Intervals are `basic_interval` for calibration errors and `percentile_interval` for the rest. `overconfidence` is
-    mean confidence − accuracy: above 0 the model claims more than it knows. `draws` is by default 1,000, and fewer for
+    Intervals are `accuracy_interval` for accuracy and of the bootstrap for the rest: `basic_interval` for calibration
+    errors, `percentile_interval` otherwise. With fewer than 20 answers wrong, or right, those of the bootstrap are too
+    narrow: resamples of none are all alike. `overconfidence` is mean confidence − accuracy: above 0 the model claims
+    more than it knows. `draws` is by default 1,000, and fewer for
     more than 100,000 questions: see `default_draws`.
 
     Raises `InputError` for no questions, an unknown label or fewer than one draw.
 
     >>> scores = OptionLogits(ids=("a", "b"), logits=[[2.0, 2.0], [1.0, 1.0]], labels=[0, 1])
     >>> found = summarise(scores, draws=100)
-    >>> found.n, found.metrics["accuracy"], found.metrics["brier"]
-    (2, Interval(value=0.5, low=0.0, high=1.0), Interval(value=0.5, low=0.5, high=0.5))
+    >>> found.n, found.metrics["confidence"], found.metrics["brier"]
+    (2, Interval(value=0.5, low=0.5, high=0.5), Interval(value=0.5, low=0.5, high=0.5))
     """
     return summarise_statistic(all_metrics(scores), DIRECTIONS, scores.decide(), draws=draws, seed=seed)
 
@@ -109,14 +111,16 @@ def summarise_statistic(
     draws = default_draws(len(predictions)) if draws is None else draws
     values = metric_values(statistic, len(predictions))
     replicates = bootstrap(statistic, len(predictions), draws=draws, seed=seed)
+    metrics = {
+        name: (basic_interval if name in CALIBRATION_ERRORS else percentile_interval)(
+            float(values[i]), replicates[:, i]
+        )
+        for i, name in enumerate(names)
+    }
+    metrics["accuracy"] = accuracy_interval(predictions)
     return Summary(
         n=len(predictions),
-        metrics={
-            name: (basic_interval if name in CALIBRATION_ERRORS else percentile_interval)(
-                float(values[i]), replicates[:, i]
-            )
-            for i, name in enumerate(names)
-        },
+        metrics=metrics,
         noise_floor=noise_floor(predictions, draws=draws, seed=seed),
         noise_floor_mass=noise_floor(predictions, binning="mass", draws=draws, seed=seed),
         corrected={
