@@ -40,12 +40,12 @@ def markdown(text: object) -> str:
 def calibration_section(scores: OptionLogits, *, told: Mapping[str, object] | None = None) -> tuple[str, Summary]:
     """The section in Markdown, without the picture's file, and the numbers in it; `told` says how they came about.
 
-    Intervals hold for 95 % of resamples of the questions. Raises `InputError` for a question whose answer is unknown.
+    Intervals are those of `summarise`. Raises `InputError` for a question whose answer is unknown.
 
     >>> scores = OptionLogits(ids=("a", "b"), logits=[[2.0, 0.0], [0.0, 1.0]], labels=[0, 0])
     >>> section, _ = calibration_section(scores, told={"data": "my_file"})
     >>> [line for line in section.splitlines() if "| Accuracy" in line or "data" in line]
-    ['- data: my\\\\_file', '| Accuracy | 50.0\\xa0% | [0.0,\\xa0100.0] | share right; higher is better |']
+    ['- data: my\\\\_file', '| Accuracy | 50.0\\xa0% | [1.3,\\xa098.7] | share right; higher is better |']
     """
     summary = summarise(scores)
     table = numbers_table(["value"], [summary], comparable=())

@@ -45,7 +45,13 @@ def test_one_line_a_metric_one_column_a_model_and_noise_floors_below_their_ece()
         "  corrected         0.0500 [0.0000, 0.1250]  0.0500 [0.0000, 0.1250]",
         "auroc               nan [nan, nan]           nan [nan, nan]",
         "corrected: the ECE without what chance adds to it, and the 95 % interval of that",
+        "with fewer than 20 answers right or wrong, as in a (5 wrong), intervals of all but accuracy and corrected are "
+        "too narrow",
     ]
+    enough = replace(SUMMARY, n=80)  # 60 right, 20 wrong
+    assert metrics_lines({"a": enough})[-1].startswith("corrected:")
+    none = replace(SUMMARY, metrics={**SUMMARY.metrics, "accuracy": Interval(0.0, 0.0, 0.2)})
+    assert "as in a (0 right), b (5 wrong), intervals" in metrics_lines({"a": none, "b": SUMMARY, "c": enough})[-1]
 
 
 NAN = float("nan")

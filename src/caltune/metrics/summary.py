@@ -42,6 +42,7 @@ DIRECTIONS: dict[str, Direction] = {
     "nll": "lower",
     "auroc": "higher",
 }
+ENOUGH = 20  # answers right, and wrong, for intervals from resampling: see benchmarks/coverage.py
 CALIBRATION_ERRORS = ("ece", "ece_mass", "classwise_ece", "smooth_ece")
 
 
@@ -58,6 +59,12 @@ class Summary:
     noise_floor: float
     noise_floor_mass: float
     corrected: dict[str, Interval]
+
+    @property
+    def rarer(self) -> tuple[int, Literal["right", "wrong"]]:
+        """How many answers are of the rarer kind, and which; below `ENOUGH`, bootstrap intervals are too narrow."""
+        right = round(self.n * self.metrics["accuracy"].value)
+        return (right, "right") if 2 * right < self.n else (self.n - right, "wrong")
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict for JSON; a number that is not finite becomes None."""

@@ -40,7 +40,7 @@ _EQUATIONS = (
         "Without chance",
         "the true ECE for which what was seen is the median; its interval: 2.5 % and 97.5 %",
     ),
-    ("Intervals", "of the others: bootstrap, 1,000 resamples of the questions, percentile"),
+    ("Intervals", "accuracy: Clopper-Pearson; the others: bootstrap, 1,000 resamples of the questions, percentile"),
     ("Differences", "both models on the same resamples"),
     ("Place by NLL", "1 + how many are clearly better, to how many are not clearly worse; Holm over all pairs"),
     ("Chance band", "where a bin’s accuracy lies in 95 of 100 cases if each answer is right with probability c"),

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from caltune.data import Overlap
 from caltune.metrics import Comparison, Interval, Pair, Ranking, Summary
 from caltune.metrics.paired import too_few
+from caltune.metrics.summary import ENOUGH
 from caltune.output import one_line
 from caltune.prompts import Prompt
 from caltune.report.text import clean
@@ -28,7 +29,14 @@ def metrics_lines(summaries: Mapping[str, Summary]) -> list[str]:
             floor = "noise_floor" if name == "ece" else "noise_floor_mass"
             rows.append([f"  {floor}", *(f"{getattr(summary, floor):.4f}" for summary in summaries.values())])
             rows.append(["  corrected", *(_interval(summary.corrected[name]) for summary in summaries.values())])
-    return [*_aligned(rows), "corrected: the ECE without what chance adds to it, and the 95 % interval of that"]
+    lines = ["corrected: the ECE without what chance adds to it, and the 95 % interval of that"]
+    few = [
+        f"{one_line(name)} ({one.rarer[0]} {one.rarer[1]})" for name, one in summaries.items() if one.rarer[0] < ENOUGH
+    ]
+    if few:
+        where = f"with fewer than {ENOUGH} answers right or wrong, as in {', '.join(few)}"
+        lines.append(f"{where}, intervals of all but accuracy and corrected are too narrow")
+    return [*_aligned(rows), *lines]
 
 
 def ranking_lines(ranking: Ranking, summaries: Mapping[str, Summary]) -> list[str]:

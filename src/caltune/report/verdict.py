@@ -11,6 +11,7 @@ import numpy as np
 from caltune.metrics import Comparison, Difference, Interval, Summary
 from caltune.metrics.ece import width_index
 from caltune.metrics.paired import FEW
+from caltune.metrics.summary import ENOUGH
 from caltune.report.text import interval, listed, number, percent, questions
 from caltune.types import Predictions
 
@@ -85,7 +86,14 @@ def describe(name: str, summary: Summary, chance: Chance) -> tuple[str, str]:
     else:
         second = f"{ece_words} is no more than chance gives a calibrated model, {floor}"
     second += f"; without chance it is {number(left.value)} {interval(left.low, left.high)}".rstrip()
-    return first, f"{second}. {_worth(found['auroc'], found['accuracy'].value)}"
+    second = f"{second}. {_worth(found['auroc'], found['accuracy'].value)}"
+    count, kind = summary.rarer
+    if count < ENOUGH:
+        second += (
+            f" Fewer than {ENOUGH} answers are {kind} ({count}): intervals of all but accuracy and the ECE without "
+            "chance are too narrow."
+        )
+    return first, second
 
 
 def _absolute(gap: Interval) -> str:
