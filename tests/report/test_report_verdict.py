@@ -61,7 +61,8 @@ def test_overconfident() -> None:
 
 def test_few_answers_of_a_kind_make_intervals_too_narrow() -> None:
     assert describe("m", overconfident(accuracy=(1 - 19 / 2000, 0.98, 1.0)), LIKELY)[1].endswith(
-        " Fewer than 20 answers are wrong (19): intervals of all but accuracy and the ECE without chance are too narrow."
+        "). Fewer than 20 answers are wrong (19): intervals of all but accuracy and the ECE without chance are too "
+        "narrow."
     )
     assert "too narrow" not in describe("m", overconfident(accuracy=(0.99, 0.98, 1.0)), LIKELY)[1]
     assert "answers are right (4)" in describe("m", overconfident(accuracy=(0.002, 0.0, 0.01)), UNLIKELY)[1]
