@@ -81,7 +81,7 @@ def hard(generator: np.random.Generator, count: int) -> tuple[FloatArray, FloatA
 
 
 def surest_wrong(generator: np.random.Generator, count: int) -> tuple[FloatArray, FloatArray]:
-    """The surest 18 of 100 are wrong 13 times of 100, which breaks the assumption that errors do not fall with coverage."""
+    """The surest 18 % are wrong 13 times of 100: against the assumption that errors do not fall with coverage."""
     confidence, truth = calibrated(generator, count)
     return confidence, np.where(confidence > 0.99, 0.87, truth)
 
