@@ -102,8 +102,8 @@ def fit_threshold(predictions: Predictions, limit: float, confidence: float = 0.
     Thresholds are tested from the strictest down. Of the level 1 − confidence the first test has one half; one quarter
     is added where 30 % of the questions are answered and one where all are. A threshold that passes hands its level on
     to the next; one that fails loses it, and testing starts anew at the next addition. This is the fallback procedure
-    (Wiens, Pharmaceutical Statistics 2003); it answers at least what the fixed sequences of Learn then Test answer from
-    the same starts (Angelopoulos et al. 2021, arXiv 2110.01052, section 3.2).
+    (Wiens, Pharmaceutical Statistics 2003); it never answers less than the fixed sequences of Learn then Test from the
+    same starts with the same shares (Angelopoulos et al. 2021, arXiv 2110.01052, section 3.2).
 
     Why it holds: call a threshold too low when its error is above `limit`. The first too low one that is tested has at
     most what the starts up to it added. If it fails, the next too low one has at most what later starts added, and so
