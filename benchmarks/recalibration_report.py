@@ -122,5 +122,7 @@ def draw(document: dict[str, Any], path: Path) -> None:
         axis.set_xticks(sorted(map(int, sizes)), [f"{int(n):,}" for n in sorted(map(int, sizes))])
         axis.minorticks_off()
     axes[0].set_ylabel("mean (c − a)² less temperature scaling's\n(below 0 is better)")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
+    drawn = {line.get_label(): line for axis in axes for line in axis.get_lines()}
+    shown = [method for method in DRAWN if method in drawn]
+    figure.legend([drawn[method] for method in shown], shown, loc="outside right upper", fontsize=8)
     common.save_picture(figure, path)
