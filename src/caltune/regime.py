@@ -15,6 +15,7 @@ from caltune.errors import InputError
 from caltune.metrics import (
     Collapse,
     Interval,
+    accuracy_interval,
     basic_interval,
     bootstrap,
     collapse,
@@ -198,7 +199,6 @@ def diagnose(scores: OptionLogits, *, draws: int = 1000, seed: int = 0) -> Diagn
     reachable = reachable_accuracy(scores, draws=draws, seed=seed)
     given = scores.decide()
     statistics = [
-        mean_statistic(given.correct),
         mean_statistic(given.confidence),
         mean_statistic(given.confidence - given.correct),
         ece_statistic(given),
@@ -209,14 +209,14 @@ def diagnose(scores: OptionLogits, *, draws: int = 1000, seed: int = 0) -> Diagn
 
     values = metric_values(statistic, len(scores))
     replicates = bootstrap(statistic, len(scores), draws=draws, seed=seed)
-    accuracy, confidence, overconfidence = (percentile_interval(float(values[i]), replicates[:, i]) for i in range(3))
+    confidence, overconfidence = (percentile_interval(float(values[i]), replicates[:, i]) for i in range(2))
     return Diagnosis(
         n=len(scores),
         chance=float((1 / np.isfinite(scores.logits).sum(axis=1)).mean()),
-        accuracy=accuracy,
+        accuracy=accuracy_interval(given),
         confidence=confidence,
         overconfidence=overconfidence,
-        ece=basic_interval(float(values[3]), replicates[:, 3]),
+        ece=basic_interval(float(values[2]), replicates[:, 2]),
         noise_floor=noise_floor(given, draws=draws, seed=seed),
         collapse=collapse(scores),
         reachable=reachable,
