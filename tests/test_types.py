@@ -146,6 +146,13 @@ def test_large_logits_neither_overflow_nor_vanish() -> None:
     np.testing.assert_allclose(scores.log_probabilities()[2, 2], -2000 - np.log1p(np.exp(-1)), rtol=1e-12)
 
 
+@pytest.mark.parametrize("mask", [-1e4, -65504.0, -3.4e38])
+def test_a_mask_is_no_option_and_a_far_one_stays(mask: float) -> None:
+    scores = some(logits=[[900.0, 0.5, mask], [-2.0, mask, -INFINITY], [0.0, -8999.0, -1.0]])
+    finite = [[True, True, False], [True, False, False], [True, True, True]]
+    assert np.isfinite(scores.logits).tolist() == finite
+
+
 def test_a_missing_option_changes_nothing() -> None:
     scores = random_logits()
     wider = OptionLogits(scores.ids, np.pad(scores.logits, ((0, 0), (0, 3)), constant_values=-INFINITY), scores.labels)

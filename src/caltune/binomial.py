@@ -84,5 +84,6 @@ def binomial_cdf(errors: float, count: int, rate: float) -> float:
     k = np.arange(errors + 1)
     factorials = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, count + 1)))])
     logs = factorials[count] - factorials[: len(k)] - factorials[count - np.arange(len(k))]
-    terms = np.exp(logs + k * math.log(rate) + (count - k) * math.log1p(-rate))
+    of_other = math.log1p(-rate) if rate < 1 else -math.inf  # a rate may round to 1
+    terms = np.exp(logs + k * math.log(rate) + (count - k) * of_other)
     return min(1.0, float(terms.sum()))

@@ -98,11 +98,10 @@ class WeightAverage(TrainerCallback):
         return int(state.max_steps - max(1, math.ceil(self.share * state.max_steps)) + 1)
 
     def on_train_end(self, _: Any, state: Any, *__: Any, **___: Any) -> None:
-        if state.global_step < self.first(state):
+        if not self.count or state.global_step < self.first(state):
+            steps = f"{self.first(state)} to {state.max_steps}"
             warnings.warn(
-                f"average_weights={self.share} has averaged nothing: training ended at step {state.global_step}, and "
-                f"step {self.first(state)} of {state.max_steps} would have been the first",
-                stacklevel=2,
+                f"average_weights={self.share} has averaged nothing: none of the steps {steps} was taken", stacklevel=2
             )
             return
         with torch.no_grad():

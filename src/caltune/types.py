@@ -18,6 +18,7 @@ from caltune.notebook import number, table
 FloatArray = NDArray[np.float64]
 MAX_OPTIONS = 26  # as many as there are letters
 SHOWN = 5  # rows in a notebook
+_MASKED = 9000.0  # nats behind the best: further than any model, nearer than any mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +68,9 @@ class OptionLogits:
     options is padded with -inf on the right. `labels` (N,) holds the index of the right option, -1 where unknown.
     `ids` are unique and travel with the numbers, so that nothing fitted meets its own test questions.
 
-    -inf before a finite logit is an option that the model rules out. A label may point at -inf: a probability of 0 for
-    the right answer is a belief like any other, and its NLL is infinite.
+    -inf before a finite logit is an option that the model rules out. A logit more than 9,000 below its row's largest
+    becomes -inf: masks put -1e4, float16's lowest or lower where there is no option, and no model is so sure. A label
+    may point at -inf: a probability of 0 for the right answer is a belief like any other, and its NLL is infinite.
 
     Raises `InputError` for shapes that disagree, repeated ids, NaN or +inf, a row without a finite logit, or a label
     that is no whole number or points outside the K columns.
@@ -105,6 +107,7 @@ class OptionLogits:
         if len(ids) and finite.sum(1).min() < 1:
             row = int(np.argmin(finite.sum(1)))
             raise InputError(f"each row needs a finite logit, got {logits[row].tolist()} for id {ids[row]!r}")
+        logits = _without_masks(logits, finite)
         # A fraction, or what int32 cannot hold, must not become another label.
         outside = (labels != given) | (labels < -1) | (labels >= logits.shape[1])
         if outside.any():
@@ -217,6 +220,14 @@ class Predictions:
         first = zip(self.ids, self.confidence, self.correct, range(SHOWN), strict=False)
         rows = [[name, number(sure), "yes" if right else "no"] for name, sure, right, _ in first]
         return table(f"Predictions of {len(self):,} questions", ["id", "confidence", "right"], rows)
+
+
+def _without_masks(logits: NDArray[np.float32], finite: NDArray[np.bool_]) -> NDArray[np.float32]:
+    # Both ends of all rows first: nearly always they say that there are no masks.
+    if not logits.size or float(logits.max()) - float(np.min(logits, where=finite, initial=np.inf)) <= _MASKED:
+        return logits
+    highest = logits.max(axis=1, keepdims=True).astype(np.float64)  # float32's lowest number less 9,000 is -inf
+    return np.where(logits < highest - _MASKED, np.float32(-np.inf), logits)
 
 
 def _require_unique(ids: tuple[str, ...]) -> None:

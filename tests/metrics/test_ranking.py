@@ -266,3 +266,31 @@ def test_a_ranking_needs_files_questions_and_labels():
         rank({"a": OptionLogits(("q",), [[0.0, 1.0]], [-1])})
     with pytest.raises(InputError, match="draws must be at least 1"):
         rank({"a": truth(3)}, draws=0)
+
+
+def test_files_of_one_width_less_are_ranked_with_the_others():
+    generator = np.random.default_rng(0)
+    wide = OptionLogits(tuple(map(str, range(60))), generator.normal(size=(60, 4)), generator.integers(0, 3, 60))
+    narrow = OptionLogits(wide.ids, wide.logits[:, :3], wide.labels)
+    [pair] = rank({"wide": wide, "narrow": narrow}, draws=50).pairs
+    assert 0 < pair.detectable < 1
+
+
+def test_a_mask_leaves_what_can_be_seen_as_it_is():
+    generator = np.random.default_rng(1)
+    logits, labels = generator.normal(size=(60, 4)), generator.integers(0, 3, 60)
+    logits[:5, 3] = -1e4
+    masked = OptionLogits(tuple(map(str, range(60))), logits, labels)
+    other = OptionLogits(masked.ids, generator.normal(size=(60, 4)), labels)
+    assert rank({"masked": masked, "other": other}, draws=50).pairs[0].detectable < 2
+
+
+def test_five_questions_of_a_hundred_all_one_way_are_too_few_for_every_metric():
+    ids, confidence = tuple(map(str, range(100))), np.linspace(0.6, 0.9, 100)
+    right = (np.arange(100) % 4 > 0).astype(float)
+    other = right.copy()
+    other[np.flatnonzero(right == 0)[:5]] = 1.0
+    found = compare_answers(Predictions(ids, confidence, right), Predictions(ids, confidence, other)).metrics
+    for name in ("accuracy", "overconfidence", "ece", "ece_mass", "smooth_ece", "auroc"):
+        assert found[name].p_value >= 2 ** (1 - 5), name
+    assert found["confidence"].p_value == 1.0

@@ -266,7 +266,7 @@ def test_comparison_of_equals_seldom_finds_a_difference():
         truth = calibrated(200, seed=seed)
         noisy = (truth.logits + generator.normal(size=truth.logits.shape) for _ in range(2))
         a, b = (nll_column(OptionLogits(truth.ids, each, truth.labels)) for each in noisy)
-        compared = compare_statistics(a, b, {"nll": DIRECTIONS["nll"]}, 200, draws=100, seed=seed)
+        compared = compare_statistics(a, b, {"nll": DIRECTIONS["nll"]}, 200, {"nll": 200}, draws=100, seed=seed)
         found += compared.metrics["nll"].verdict != "no clear difference"
     assert found <= 12
 

@@ -146,9 +146,9 @@ def test_equal_logits_have_no_best_temperature():
 
 
 def test_huge_logits_stay_finite():
-    scores = OptionLogits(tuple("abcd"), [[3e4, 0.0]] * 4, [0, 0, 0, 1])
+    scores = OptionLogits(tuple("abcd"), [[6e3, 0.0]] * 4, [0, 0, 0, 1])
     with pytest.raises(InputError, match="T goes to infinity"):
-        fit_temperature(scores)  # T = 3e4 / ln 3 lies beyond exp(5)
+        fit_temperature(scores)  # T = 6e3 / ln 3 lies beyond exp(5)
     assert fit_temperature(OptionLogits(tuple("abcd"), [[150.0, 0.0]] * 4, [0, 0, 0, 1])).temperature == pytest.approx(
         150 / math.log(3)
     )

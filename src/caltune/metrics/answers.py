@@ -6,7 +6,13 @@ import numpy as np
 
 from caltune.errors import InputError
 from caltune.metrics.bootstrap import Statistic, mean_statistic
-from caltune.metrics.paired import Comparison, compare_statistics, count_differing, matching_rows
+from caltune.metrics.paired import (
+    Comparison,
+    compare_statistics,
+    count_answers_differing,
+    count_differing,
+    matching_rows,
+)
 from caltune.metrics.summary import Direction, Summary, summarise_statistic, together
 from caltune.types import FloatArray, Predictions
 
@@ -76,11 +82,9 @@ def compare_answers(a: Predictions, b: Predictions, *, draws: int | None = None,
     """
     rows = matching_rows(a.ids, b.ids)
     b = Predictions(a.ids, b.confidence[rows], b.correct[rows], tuple(b.groups[row] for row in rows))
-    differing = {
-        "accuracy": count_differing(a.correct, b.correct),
-        "answer_brier": count_differing(answer_brier_per_question(a), answer_brier_per_question(b)),
-        "answer_nll": count_differing(answer_nll_per_question(a), answer_nll_per_question(b)),
-    }
+    differing = count_answers_differing(a, b)
+    differing["answer_brier"] = count_differing(answer_brier_per_question(a), answer_brier_per_question(b))
+    differing["answer_nll"] = count_differing(answer_nll_per_question(a), answer_nll_per_question(b))
     statistics = answer_metrics(a), answer_metrics(b)
     return compare_statistics(*statistics, ANSWER_DIRECTIONS, len(a), differing, draws=draws, seed=seed)
 

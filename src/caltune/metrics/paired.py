@@ -20,7 +20,7 @@ from caltune.metrics.bootstrap import (
 from caltune.metrics.proper import brier_per_question, nll_per_question
 from caltune.metrics.summary import DIRECTIONS, Direction, all_metrics, metric_values
 from caltune.notebook import interval, number, table
-from caltune.types import FloatArray, OptionLogits
+from caltune.types import FloatArray, OptionLogits, Predictions
 
 Verdict = Literal["better", "worse", "higher", "lower", "no clear difference"]
 FEW = 30  # below this many questions a bootstrap calls equal models different too often: no p-value, no verdict
@@ -78,9 +78,9 @@ def compare(a: OptionLogits, b: OptionLogits, *, draws: int | None = None, seed:
     """Every metric of b minus that of a, with a paired bootstrap: both are seen on the same resampled questions.
 
     Rows are matched by id and may come in any order. The p-value is twice the smaller share of resampled differences on
-    either side of 0, at most 1, counting one more draw so that it is never 0: 2 (1 + #) / (1 + draws). That of
-    accuracy, Brier score and NLL is at least 2^(1 − m), m being the questions on which the two differ: so often m fair
-    coins fall all one way. Below 30 questions it is nan and no difference is clear: there a bootstrap called equal
+    either side of 0, at most 1, counting one more draw so that it is never 0: 2 (1 + #) / (1 + draws). It is at least
+    2^(1 − m), m being the questions on which the two differ in what the metric sees: so often m fair coins fall all one
+    way. Below 30 questions it is nan and no difference is clear: there a bootstrap called equal
     models different in 8 to 25 % of simulations with 12 to 3 questions, and always with one.
     In simulations at most 5 % of pairs with equal ECE were called different, of two calibrated models none. When one
     side is nearly calibrated the interval of a calibration error leans towards no difference, since chance adds more to
@@ -96,11 +96,10 @@ def compare(a: OptionLogits, b: OptionLogits, *, draws: int | None = None, seed:
     (Interval(value=0.0, low=0.0, high=0.0), 1.0, 'no clear difference')
     """
     b = align(a, b)
-    differing = {
-        "accuracy": count_differing(a.decide().correct, b.decide().correct),
-        "brier": count_differing(brier_per_question(a), brier_per_question(b)),
-        "nll": count_differing(nll_per_question(a), nll_per_question(b)),
-    }
+    differing = count_answers_differing(a.decide(), b.decide())
+    differing["brier"] = count_differing(brier_per_question(a), brier_per_question(b))
+    differing["nll"] = count_differing(nll_per_question(a), nll_per_question(b))
+    differing["classwise_ece"] = max(differing.values())
     return compare_statistics(all_metrics(a), all_metrics(b), DIRECTIONS, len(a), differing, draws=draws, seed=seed)
 
 
@@ -109,23 +108,22 @@ def compare_statistics(
     metric_b: Statistic,
     directions: Mapping[str, Direction],
     size: int,
-    differing: Mapping[str, int] | None = None,
+    differing: Mapping[str, int],
     *,
     draws: int | None,
     seed: int,
 ) -> Comparison:
     """The `Comparison` of two statistics of the same `size` questions, whose columns are those of `directions`.
 
-    `differing` tells of metrics that are means on how many questions the two sides differ, for the least p-value.
+    `differing` tells for each metric on how many questions the two sides differ, for the least p-value.
     """
-    counts = differing or {}
     draws = default_draws(size) if draws is None else draws
     values_a, values_b = metric_values(metric_a, size), metric_values(metric_b, size)
     replicates = bootstrap(lambda counts: minus(metric_b(counts), metric_a(counts)), size, draws=draws, seed=seed)
     values = minus(values_b, values_a)
     metrics = {}
     for i, (name, direction) in enumerate(directions.items()):
-        p_value = paired_p_value(float(values[i]), replicates[:, i], size, counts.get(name, size))
+        p_value = paired_p_value(float(values[i]), replicates[:, i], size, differing[name])
         metrics[name] = Difference(
             value_a=float(values_a[i]),
             value_b=float(values_b[i]),
@@ -219,6 +217,19 @@ def count_differing(a: FloatArray, b: FloatArray) -> int:
     2
     """
     return int(np.count_nonzero(minus(b, a)))
+
+
+def count_answers_differing(a: Predictions, b: Predictions) -> dict[str, int]:
+    """For each metric of answers on how many questions they differ in what it sees.
+
+    >>> found = count_answers_differing(Predictions(("p",), [0.8], [1]), Predictions(("p",), [0.8], [0]))
+    >>> found["accuracy"], found["confidence"], found["ece"]
+    (1, 0, 1)
+    """
+    differs = (minus(b.confidence, a.confidence) != 0) | (a.correct != b.correct)
+    either = dict.fromkeys(("overconfidence", "ece", "ece_mass", "smooth_ece", "auroc"), int(differs.sum()))
+    accuracy, confidence = count_differing(a.correct, b.correct), count_differing(a.confidence, b.confidence)
+    return {"accuracy": accuracy, "confidence": confidence, **either}
 
 
 def difference_variance(seen: FloatArray, possible: FloatArray, chance: FloatArray) -> float:

@@ -225,7 +225,7 @@ def _detectable(a: _Measured, b: _Measured) -> float:
     with np.errstate(invalid="ignore"):  # inf − inf is nan: undefined
         seen = b.score - a.score
         possible = b.possible[:, :options] - a.possible[:, :options]
-    variance = difference_variance(seen, possible, (a.chance + b.chance)[:, :options] / 2)
+    variance = difference_variance(seen, possible, (a.chance[:, :options] + b.chance[:, :options]) / 2)
     return math.nan if math.isnan(variance) or len(seen) < FEW else detectable_difference(len(seen), variance)
 
 

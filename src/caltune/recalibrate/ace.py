@@ -8,15 +8,7 @@ from typing import Any
 import numpy as np
 
 from caltune.errors import InputError
-from caltune.recalibrate.guards import (
-    largest_at_zero,
-    offered,
-    read_ids,
-    read_number,
-    read_object,
-    require_fit,
-    require_unseen,
-)
+from caltune.recalibrate.guards import largest_at_zero, read_ids, read_number, read_object, require_fit, require_unseen
 from caltune.recalibrate.shift import fit_weighted_temperature
 from caltune.recalibrate.temperature import Temperature
 from caltune.types import OptionLogits
@@ -105,7 +97,7 @@ def fit_adaptive_ensemble(scores: OptionLogits, ratio: float | None = None) -> A
     require_fit("an adaptive ensemble", scores)
     correct = scores.decide().correct
     if ratio is None:
-        chance = float((1 / offered(scores.log_probabilities()).sum(axis=1)).mean())
+        chance = float((1 / np.isfinite(scores.logits).sum(axis=1)).mean())
         if chance == 1:
             raise InputError("an adaptive ensemble needs questions with two options or more, got one each")
         ratio = 1.5 * chance / (1 - chance)

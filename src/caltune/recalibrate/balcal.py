@@ -13,7 +13,6 @@ from caltune.errors import InputError
 from caltune.recalibrate.guards import (
     as_features,
     largest_at_zero,
-    offered,
     read_array,
     read_ids,
     read_number,
@@ -81,11 +80,11 @@ class BalCAL:
         if width > size:
             raise InputError(f"BalCAL was fitted on up to {size} options, got {width}")
         logs = np.pad(scores.log_probabilities(), ((0, 0), (0, size - width)), constant_values=-np.inf)
-        inputs = [np.where(offered(logs), logs, 0.0) / self.scale, np.ones((len(scores), 1))]
+        inputs = [np.where(np.isfinite(logs), logs, 0.0) / self.scale, np.ones((len(scores), 1))]
         if features is not None and self.projection is not None:
             inputs.insert(1, self.projection(as_features(features, len(scores), width=len(self.projection.center))))
         simplex = _head(np.hstack(inputs), self.weights, self.sharpness)[0]
-        simplex = np.where(offered(logs), simplex, -np.inf)[:, :width]
+        simplex = np.where(np.isfinite(logs), simplex, -np.inf)[:, :width]
         return largest_at_zero(scores, _mixed(scores.log_probabilities(), _log_softmax(simplex), self.share))
 
     def to_json(self) -> dict[str, Any]:
@@ -151,7 +150,7 @@ def fit_balcal(
     for number in range(FOLDS):
         seen, held_out = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
         simplex[held_out] = _head(x[held_out], *_fit_head(x[seen], scores.take(seen), ridge))[0]
-    simplex = _log_softmax(np.where(offered(scores.log_probabilities()), simplex, -np.inf))
+    simplex = _log_softmax(np.where(np.isfinite(scores.logits), simplex, -np.inf))
     share = min(np.linspace(0, 1, 101), key=lambda share: _badness(scores, simplex, share))
     weights, sharpness = _fit_head(x, scores, ridge)
     return BalCAL(float(share), weights, sharpness, scale, projection, scores.ids)
@@ -169,7 +168,7 @@ def _fit_head(x: FloatArray, scores: OptionLogits, ridge: float) -> tuple[FloatA
     """The weights (K, K + d + 1) and the sharpness of the simplex head."""
     size = scores.logits.shape[1]
     start = np.append(np.eye(size, x.shape[1]).ravel(), math.log(SHARPNESS))
-    there = offered(scores.log_probabilities())
+    there = np.isfinite(scores.logits)
     observed = np.eye(size)[scores.labels]
     squares = (x[:, :, None] * x[:, None, :]).reshape(len(x), -1)
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from caltune.errors import InputError
-from caltune.recalibrate.guards import as_float32, offered, require_fit
+from caltune.recalibrate.guards import require_fit
 from caltune.types import FloatArray, OptionLogits, Predictions, Scores
 
 Indices = NDArray[np.intp]
@@ -18,8 +18,7 @@ def log_confidence(scores: OptionLogits | Predictions) -> tuple[FloatArray, Floa
     """ln c and ln(1 − c), (N,) each, where c is the probability of the chosen option.
 
     From logits ln(1 − c) is the log-sum of the other options, so it is exact where 1 − c would round to 0. A question
-    with one option, the others ruled out by -inf or as masks do it, has c = 1 and ln(1 − c) = 0 by convention, since
-    nothing can be done about it.
+    with one option has c = 1 and ln(1 − c) = 0 by convention, since nothing can be done about it.
 
     >>> log_top, log_rest = log_confidence(Predictions(("a", "b"), [0.75, 1.0], [1, 1]))
     >>> np.exp(log_top).tolist(), np.exp(log_rest).round(17).tolist()
@@ -33,7 +32,6 @@ def log_confidence(scores: OptionLogits | Predictions) -> tuple[FloatArray, Floa
     choice = chosen(scores)
     top = log_probabilities[rows, choice]
     log_probabilities[rows, choice] = -np.inf
-    log_probabilities[~offered(log_probabilities)] = -np.inf
     rest = np.logaddexp.reduce(log_probabilities, axis=1) if len(scores) else np.empty(0)
     return top, np.where(np.isneginf(rest), 0.0, rest)
 
@@ -56,7 +54,7 @@ def calibration_set(
     correct = scores.decide().correct if isinstance(scores, OptionLogits) else scores.correct
     rows = np.arange(len(scores))
     if isinstance(scores, OptionLogits):
-        rows = np.flatnonzero(offered(scores.log_probabilities()).sum(axis=1) > 1)
+        rows = np.flatnonzero(np.isfinite(scores.logits).sum(axis=1) > 1)
     if not len(rows):
         raise InputError(f"fitting {what} needs a question with two options, got {len(scores)} with one")
     return top[rows], rest[rows], correct[rows], rows
@@ -87,11 +85,9 @@ def with_confidence(scores: Scores, confidence: FloatArray) -> Scores:
         return Predictions(scores.ids, confidence, scores.correct, scores.groups)
     rows = np.arange(len(scores))
     choice = chosen(scores)
-    logs = scores.log_probabilities()
-    others = offered(logs)
-    others[rows, choice] = False
-    rest = np.where(others, logs, -np.inf)
-    count = 1 + others.sum(axis=1)
+    rest = scores.log_probabilities()
+    rest[rows, choice] = -np.inf
+    count = 1 + np.isfinite(rest).sum(axis=1)
     order = np.argsort(-rest, axis=1, kind="stable")
     sorted_rest = np.take_along_axis(rest, order, axis=1)
     # behind[:, m] is the log-sum of the others from the m-th on.
@@ -108,8 +104,8 @@ def with_confidence(scores: Scores, confidence: FloatArray) -> Scores:
         fits = open_rows & (below | (cut == count - 2))
         sum_rest[fits], share[fits] = behind[fits, cut], log_left[fits]
         open_rows &= ~fits
-    # The difference first: beside logits as large as float32's lowest a share would round away.
+    # The difference first: beside large logits a share would round away.
     logits = np.minimum(rest - sum_rest[:, None] + share[:, None], log_c[:, None]) - log_c[:, None]
-    result = np.minimum(as_float32(np.where(others, logits, logs)), -GAP)
+    result = np.minimum(logits.astype(np.float32), -GAP)
     result[rows, choice] = 0.0
     return OptionLogits(ids=scores.ids, logits=result, labels=scores.labels, groups=scores.groups)

@@ -7,12 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from caltune.errors import InputError
 from caltune.types import FloatArray, OptionLogits, Predictions
-
-MASKED = -9000.0  # masks put −1e4, float16's lowest or lower; no model is so sure
 
 
 def require_unseen(what: str, ids: Sequence[str], fitted_on: Sequence[str]) -> None:
@@ -37,16 +35,6 @@ def require_fit(what: str, scores: OptionLogits | Predictions, least: int = 1) -
         scores.require_labels()
     if len(scores) < least:
         raise InputError(f"fitting {what} needs at least {least} questions, got {len(scores)}")
-
-
-def offered(log_probabilities: FloatArray) -> NDArray[np.bool_]:
-    """Which options a question has, (N, K): neither -inf nor so low that a mask must have put it there.
-
-    >>> offered(np.array([[0.0, -900.0, -1e4, -np.inf]])).tolist()
-    [[True, True, False, False]]
-    """
-    result: NDArray[np.bool_] = log_probabilities > MASKED
-    return result
 
 
 def as_features(features: ArrayLike, count: int, name: str = "features", width: int | None = None) -> FloatArray:
@@ -120,14 +108,6 @@ def largest_at_zero(scores: OptionLogits, logits: FloatArray) -> OptionLogits:
     [[0.0, -2.0]]
     """
     shifted = logits - logits.max(axis=1, keepdims=True, initial=-np.inf)
-    return OptionLogits(scores.ids, as_float32(shifted), scores.labels, scores.groups)
-
-
-def as_float32(logits: FloatArray) -> NDArray[np.float32]:
-    """Rounded to float32: what lies below its lowest, as a mask times more than 1, is that, and only -inf is -inf.
-
-    >>> as_float32(np.array([-1e39, -np.inf])).tolist()
-    [-3.4028234663852886e+38, -inf]
-    """
-    kept = np.where(np.isneginf(logits), logits, np.maximum(logits, np.finfo(np.float32).min))
-    return kept.astype(np.float32)
+    # A large slope may pass float32's lowest number.
+    kept = np.where(np.isneginf(shifted), shifted, np.maximum(shifted, np.finfo(np.float32).min))
+    return OptionLogits(scores.ids, kept.astype(np.float32), scores.labels, scores.groups)

@@ -127,7 +127,7 @@ def fit_lore(
     φ are the first `components` principal components of `features` (N, D) with a mean |φ| of 1. Luo et al. 2022
     (Local calibration: metrics and recalibration): 15 bins, a width given, c′ not cut. With a large width LoRe is
     histogram binning, with a small one the correctness of the nearest question of the bin. `width=None` takes, out of
-    `WIDTHS`, the one whose leave-one-out confidences have the lowest Brier score; among equals the largest.
+    `WIDTHS`, the one whose leave-one-out confidences, not cut, have the lowest Brier score; among equals the largest.
 
     Raises `InputError` for fewer than 2 questions, an unknown label, features of another length, or features that are
     all the same.

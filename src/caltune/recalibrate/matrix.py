@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from caltune.errors import InputError
-from caltune.recalibrate.guards import largest_at_zero, offered, read_array, read_ids, read_object, require_unseen
+from caltune.recalibrate.guards import largest_at_zero, read_array, read_ids, read_object, require_unseen
 from caltune.recalibrate.newton import minimise
 from caltune.recalibrate.vector import LEVEL_PRIOR, design, softmax_nll
 from caltune.types import FloatArray, OptionLogits
@@ -18,9 +18,8 @@ from caltune.types import FloatArray, OptionLogits
 class Matrix:
     """p′ = softmax(`weights` · ln p + `biases`), weights (K, K), biases (K,): Dirichlet calibration.
 
-    It keeps neither the answer nor any order. All questions must have K options, none ruled out (-inf, or 9,000 behind
-    the others, as masks put it), since ln 0 would settle all others. `fitted_on` are the ids it was fitted on: applying
-    it to any of them raises.
+    It keeps neither the answer nor any order. All questions must have K options, none ruled out (-inf), since ln 0
+    would settle all others. `fitted_on` are the ids it was fitted on: applying it to any of them raises.
 
     Raises `InputError` unless the weights are square, the biases as many, and all are finite.
 
@@ -132,7 +131,7 @@ def require_all_options(scores: OptionLogits, width: int) -> None:
     ...
     caltune.errors.InputError: matrix scaling needs 3 options in every question, got 2 for id 'b'; try vector scaling
     """
-    count = offered(scores.log_probabilities()).sum(axis=1)
+    count = np.isfinite(scores.logits).sum(axis=1)
     other = np.flatnonzero(count != width)
     if scores.logits.shape[1] != width and len(scores):
         other = other if len(other) else np.arange(1)

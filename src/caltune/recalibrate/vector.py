@@ -8,16 +8,7 @@ from typing import Any
 import numpy as np
 
 from caltune.errors import InputError
-from caltune.recalibrate.guards import (
-    MASKED,
-    largest_at_zero,
-    offered,
-    read_array,
-    read_ids,
-    read_object,
-    require_fit,
-    require_unseen,
-)
+from caltune.recalibrate.guards import largest_at_zero, read_array, read_ids, read_object, require_fit, require_unseen
 from caltune.recalibrate.newton import minimise
 from caltune.types import FloatArray, OptionLogits
 
@@ -28,9 +19,8 @@ LEVEL_PRIOR = 0.01  # in questions: keeps the common slope finite when every ans
 class Vector:
     """p′ = softmax(`slopes`_k · ln p_k + `biases`_k): mends a model that favours a position, such as A.
 
-    It keeps neither the answer nor any order. An option that is ruled out (-inf, or 9,000 behind the others, as masks
-    put it) stays so, and a question with fewer options uses the first slopes. `fitted_on` are the ids it was fitted on:
-    applying it to any of them raises.
+    It keeps neither the answer nor any order. An option that is ruled out (-inf) stays so, and a question with fewer
+    options uses the first slopes. `fitted_on` are the ids it was fitted on: applying it to any of them raises.
 
     Raises `InputError` unless slopes and biases are finite and of one length.
 
@@ -62,9 +52,9 @@ class Vector:
         if width > len(self.slopes):
             raise InputError(f"vector scaling was fitted on up to {len(self.slopes)} options, got {width}")
         logs = scores.log_probabilities()
-        there = offered(logs)
+        there = np.isfinite(logs)
         mapped = np.where(there, logs, 0.0) * self.slopes[:width] + self.biases[:width]
-        return largest_at_zero(scores, np.where(there, mapped, logs))
+        return largest_at_zero(scores, np.where(there, mapped, -np.inf))
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict for JSON.
@@ -103,7 +93,7 @@ def fit_vector(scores: OptionLogits, ridge: float = 1.0) -> Vector:
     """
     x, scale = design("vector scaling", scores, ridge)
     width = x.shape[1]
-    there = offered(scores.log_probabilities())
+    there = np.isfinite(scores.logits)
     observed = np.eye(width)[scores.labels]
     both = np.hstack([x, np.ones_like(x)])
     average = np.full((width, width), 1 / width)
@@ -137,12 +127,12 @@ def design(what: str, scores: OptionLogits, ridge: float) -> tuple[FloatArray, f
     if not ridge > 0:
         raise InputError(f"the ridge must be positive, got {ridge}")
     logs = scores.log_probabilities()
-    there = offered(logs)
+    there = np.isfinite(logs)
     absent = np.flatnonzero(~there[np.arange(len(scores)), scores.labels])
     if len(absent):
         raise InputError(
-            f"fitting {what} needs a right option that is not ruled out, got {len(absent)} questions with one at -inf "
-            f"or {-MASKED:,.0f} nats behind, first id {scores.ids[absent[0]]!r}"
+            f"fitting {what} needs a right option that is not ruled out, got {len(absent)} questions with one at -inf, "
+            f"first id {scores.ids[absent[0]]!r}"
         )
     x = np.where(there, logs, 0.0)
     scale = float(np.sqrt(np.square(x).sum() / there.sum())) or 1.0
