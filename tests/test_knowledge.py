@@ -89,10 +89,17 @@ def test_one_kind_only() -> None:
     assert math.isnan(nothing.true_positive_rate)
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("bad", [math.nan, -math.inf])
 def test_an_nll_must_be_finite(bad: float) -> None:
-    with pytest.raises(InputError, match=f"an answer's NLL must be finite, got {bad}"):
+    with pytest.raises(InputError, match=f"an answer's NLL must be finite or inf, got {bad}"):
         fit_detector(np.array([0.1, bad]), np.array([True, False]))
+
+
+def test_an_answer_that_is_ruled_out_is_unknown():
+    nll = np.array([0.1, 0.4, np.inf, np.inf])
+    found = fit_detector(nll, np.array([True, True, False, False]))
+    assert (nll <= found.threshold).tolist() == [True, True, False, False]
+    assert np.isfinite(found.threshold)
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,8 @@ def fit_detector(answer_nll: FloatArray, known: NDArray[np.bool_]) -> Detector:
 
     Where none beats the largest NLL, that is the threshold and every question is taken as known. With only known (or
     only unknown) questions every question is taken as known (or unknown), and the rate that has nothing to count is
-    nan. Raises `InputError` without questions, for shapes that differ, or NLLs that are not finite.
+    nan. An answer that is ruled out has an NLL of inf. Raises `InputError` without questions, for shapes that differ, or
+    NLLs of nan or -inf.
 
     >>> fit_detector(np.array([0.1, 0.4, 0.6, 2.0]), np.array([True, True, False, False]))
     Detector(threshold=0.5, true_positive_rate=1.0, true_negative_rate=1.0)
@@ -147,8 +148,9 @@ def fit_detector(answer_nll: FloatArray, known: NDArray[np.bool_]) -> Detector:
         raise InputError(
             f"a detector needs NLLs and known flags of one length above 0, got {answer_nll.shape} and {known.shape}"
         )
-    if not np.isfinite(answer_nll).all():
-        raise InputError(f"an answer's NLL must be finite, got {answer_nll[~np.isfinite(answer_nll)][0]}")
+    if np.isnan(answer_nll).any() or np.isneginf(answer_nll).any():
+        raise InputError(f"an answer's NLL must be finite or inf, got {answer_nll[~np.isfinite(answer_nll)].min()}")
+    answer_nll = np.minimum(answer_nll, 1e300)  # half-way to inf is inf
     if known.all():
         return Detector(np.inf, 1.0, np.nan)
     if not known.any():
