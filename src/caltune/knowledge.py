@@ -136,8 +136,9 @@ def fit_detector(answer_nll: FloatArray, known: NDArray[np.bool_]) -> Detector:
 
     Where none beats the largest NLL, that is the threshold and every question is taken as known. With only known (or
     only unknown) questions every question is taken as known (or unknown), and the rate that has nothing to count is
-    nan. An answer that is ruled out has an NLL of inf. Raises `InputError` without questions, for shapes that differ, or
-    NLLs of nan or -inf.
+    nan. An answer that is ruled out has an NLL of inf.
+
+    Raises `InputError` without questions, for shapes that differ, or NLLs of nan or -inf.
 
     >>> fit_detector(np.array([0.1, 0.4, 0.6, 2.0]), np.array([True, True, False, False]))
     Detector(threshold=0.5, true_positive_rate=1.0, true_negative_rate=1.0)
