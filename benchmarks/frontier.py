@@ -39,6 +39,15 @@ WEIGHTS = (0.3, 1.0, 3.0, 10.0, 100.0, 10_000.0)
 HELD_OUT = {"bin_accuracy_source": "held-out"}
 EQUAL = {"bin_weights": "equal", "calibration_weight": 1.0}
 PATH = ["sft", *(f"lambda {weight:g}" for weight in WEIGHTS)]
+# Where a label stands that would meet another: points to the right of its mark and above it, and its side there.
+PLACES = {
+    "sft": (8, -3, "left"),
+    "sft + temperature": (-22, 24, "left"),
+    "lambda 0.3": (-2, 18, "right"),
+    "lambda 1": (5, -16, "left"),
+    "lambda 3": (-8, -13, "right"),
+    "lambda 10": (-8, -13, "right"),
+}
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "sft": ("SFT", {}),
     **{f"lambda {w:g}": ("RCFT", {**HELD_OUT, "bin_weights": "count", "calibration_weight": w}) for w in WEIGHTS},
@@ -172,7 +181,8 @@ def draw(path: Path, settings: dict[str, Any], result: dict[str, Any]) -> None:
             axes.plot([value] * 2, [up["low"], up["high"]], color=colour, alpha=0.35, linewidth=1)
             face = colour if row in best else "white"
             axes.plot(value, accuracy, "o", markersize=7, markeredgecolor=colour, markerfacecolor=face)
-            axes.annotate(labels[row], (value, accuracy), (6, 5 if row in PATH else -13), **text, color=colour)
+            right, up, side = PLACES.get(row, (7, 5 if row in PATH else -13, "left"))
+            axes.annotate(labels[row], (value, accuracy), (right, up), **text, color=colour, ha=side)
         axes.set(xlabel=f"{label} (left is better)", ylabel="accuracy (up is better)")
         axes.grid(color="#e4e4e4")
         axes.set_axisbelow(True)
