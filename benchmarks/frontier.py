@@ -43,10 +43,11 @@ PATH = ["sft", *(f"lambda {weight:g}" for weight in WEIGHTS)]
 PLACES = {
     "sft": (8, -3, "left"),
     "sft + temperature": (-22, 24, "left"),
-    "lambda 0.3": (-2, 18, "right"),
+    "lambda 0.3": (-2, 14, "right"),
     "lambda 1": (5, -16, "left"),
     "lambda 3": (-8, -13, "right"),
     "lambda 10": (-8, -13, "right"),
+    "lambda 10000": (8, -5, "left"),
 }
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "sft": ("SFT", {}),
