@@ -111,3 +111,10 @@ def test_a_masked_question_among_many_changes_little(fit):
     logits[0, np.arange(4) != seen.labels[0]] = LOWEST
     after = fit(OptionLogits(seen.ids, logits, seen.labels))(new).probabilities()
     assert np.abs(after - fit(seen)(new).probabilities()).max() < 0.05
+
+
+@pytest.mark.parametrize("fit", [r.fit_platt, r.fit_beta])
+@pytest.mark.parametrize(("label", "wanted"), [(0, 2 / 3), (1, 1 / 2)])  # Platt's 2/3 and 1/3, lifted to 1/K
+def test_one_question_that_is_sure_beyond_rounding_can_be_fitted(fit, label, wanted):
+    after = fit(OptionLogits(("a",), [[0.0, -8000.0]], [label]))(OptionLogits(("b",), [[0.0, -8000.0]], [0]))
+    assert after.decide().confidence[0] == pytest.approx(wanted, abs=1e-3)
