@@ -23,6 +23,15 @@ from caltune.cli import main
 importlib.metadata.metadata = cache(importlib.metadata.metadata)
 
 
+def pytest_collection() -> None:
+    """What is loaded while tests are collected stays; to look through it again and again would take seconds."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.enable()
+
+
 def pytest_runtest_setup() -> None:
     """Transformers collects garbage often, and most of that time goes into modules that were loaded once."""
     gc.freeze()
