@@ -128,6 +128,20 @@ def test_trls_card_is_kept_and_gets_the_last_evaluation(tmp_path: Path) -> None:
     assert (tmp_path / DIAGRAM).read_bytes().startswith(PNG)
 
 
+def test_a_card_of_the_user_is_not_written_anew_by_a_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_bytes(b"# Mine \xe9\n")  # not even UTF-8
+    trainer = build("RCFT", tmp_path, evaluation=tiny_questions(6, prefix="e"), num_train_epochs=1)
+    trainer.create_model_card()
+    assert (tmp_path / "README.md").read_bytes() == b"# Mine \xe9\n"
+    (tmp_path / "README.md").write_text("# Mine\n")
+    trainer.evaluate()
+    trainer.create_model_card()
+    trainer.create_model_card()
+    card = (tmp_path / "README.md").read_text()
+    assert card.startswith("# Mine\n\n" + BEGIN)
+    assert card.count(BEGIN) == 1
+
+
 def test_results_are_read_by_the_hub(tmp_path: Path) -> None:
     path = write_eval_results(
         tmp_path, summarise(four_of_five()), dataset="cais/mmlu", task='a "b": c', day=date(2026, 1, 2)

@@ -14,6 +14,7 @@ from caltune.card import CARD, write_card
 from caltune.errors import InputError
 from caltune.models import TEMPERATURE_FILE, option_temperature, save_option_temperature
 
+BY_TRL = "generated_from_trainer"  # a tag of every card that TRL writes
 STATE_FILE = "calibration_state.json"  # beside the optimizer's state in a checkpoint
 
 
@@ -25,13 +26,17 @@ class Checkpoints(Trainer):
         save_option_temperature(output_dir or self.args.output_dir, self.accelerator.unwrap_model(self.model))
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """TRL's card in the output folder, with the calibration of the last evaluation, if any, and its diagram."""
-        super().create_model_card(*args, **kwargs)
+        """TRL's card in the output folder, with the calibration of the last evaluation, if any, and its diagram.
+
+        A card that TRL did not write, as a user's own, stays as it is but for the calibration.
+        """
         if not self.is_world_process_zero():
             return
         path = Path(self.args.output_dir, CARD)
-        card = path.read_text(encoding="utf-8").replace("[None](https://huggingface.co/None)", "a local model")
-        path.write_text(card.replace('model="None"', f"model={json.dumps(path.parent.name)}"), encoding="utf-8")
+        if not path.exists() or BY_TRL in path.read_text(encoding="utf-8", errors="replace"):
+            super().create_model_card(*args, **kwargs)
+            card = path.read_text(encoding="utf-8").replace("[None](https://huggingface.co/None)", "a local model")
+            path.write_text(card.replace('model="None"', f"model={json.dumps(path.parent.name)}"), encoding="utf-8")
         if self.evaluated is not None:
             how = {name: getattr(self.args, name) for name in ("answers", "reduction", "template")}
             write_card(path.parent, self.evaluated, told={"step": self.state.global_step, **how})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import resource
 import threading
 
 import numpy as np
@@ -262,6 +263,17 @@ def test_an_error_ends_what_waits_to_be_tried_again():
     with serving(vllm) as stub:  # the same client asks on
         client.base = f"{stub.url}/v1"
         assert len(score_endpoint(client, [ROME], LETTERS)[0]) == 1
+
+
+def test_a_full_disk_is_told(tmp_path):
+    cache = tmp_path / "cache.jsonl"
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limit[1]))  # as a disk on which nothing is left
+    try:
+        with pytest.raises(InputError, match=r"cache\.jsonl: cannot be written, File too large"):
+            ask(vllm, [ROME], cache=cache)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
 
 
 def test_another_file_of_one_line_is_no_cache(tmp_path):

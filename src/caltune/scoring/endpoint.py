@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -186,9 +187,13 @@ class _Cache:
         """Keep what was found of a question."""
         if self._path is not None:
             row = {"key": key, "id": name, "logits": found.logits, "bounded": found.bounded}
-            self._file.write(json.dumps(row) + "\n")
-            self._file.flush()
+            try:
+                self._file.write(json.dumps(row) + "\n")
+                self._file.flush()
+            except OSError as error:
+                raise InputError(f"{self._path}: cannot be written, {error.strerror or error}") from error
 
     def __exit__(self, *_: object) -> None:
         if self._path is not None:
-            self._file.close()
+            with suppress(OSError):  # what could not be written has been told
+                self._file.close()
