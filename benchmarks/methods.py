@@ -108,6 +108,7 @@ METHODS: dict[str, tuple[str, dict[str, Any], list[dict[str, Any]]]] = {
 }
 # Pairs of which it is told how many questions would show a difference between two such models.
 COMPARED = [("zero-shot", "tempered"), ("sft", "tempered"), ("tempered", "tempered-cogcalib")]
+BASELINES = ("sft", "sft + temperature", "tempered")
 SCALED = ("sft", "tempered")  # also shown with a temperature, fitted on calibration questions
 
 
@@ -120,10 +121,10 @@ def main() -> None:
     strengths = choose(folder)
     print(json.dumps(strengths["chosen"]), flush=True)
     rows = collect(settings, folder)
-    result = common.table(rows)
-    common.print_table(result)
+    result = common.table(rows, BASELINES)
+    common.print_table(result, BASELINES)
     fresh = [row for row, name in enumerate(rows["zero-shot"][0].ids) if name not in seen]
-    on_fresh = common.table({row: [scores.take(fresh) for scores in files] for row, files in rows.items()})
+    on_fresh = common.table({row: [scores.take(fresh) for scores in files] for row, files in rows.items()}, BASELINES)
     document = {
         "settings": settings,
         "strengths": strengths,

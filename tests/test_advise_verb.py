@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from files import scores_file, write_jsonl
+from tiny import tiny_questions
 
 from caltune.formats import read_scores, write_scores
+from caltune.models import load_model
+from caltune.scoring import score
 from caltune.types import OptionLogits, Question
 
 
@@ -33,13 +37,17 @@ def test_a_scores_file_needs_no_model(caltune, tmp_path):
     )
     result = caltune("advise", path)
     assert (result.status, result.err) == (0, "")
-    assert len(result.out.splitlines()) <= 14
+    assert len(result.out.splitlines()) <= 11
     found = rows(result.out)
     assert found["questions"] == "400 from exam.csv, split test"
     evaluated = caltune("evaluate", path).out
-    for label, metric in (("accuracy", "accuracy"), ("confidence", "confidence"), ("ECE", "ece")):
+    for label, metric, then in (
+        ("accuracy", "accuracy", " ["),
+        ("confidence", "confidence", " ["),
+        ("ECE", "ece", ";"),
+    ):
         value = float(re.search(rf"^{metric} +([0-9.]+)", evaluated, re.MULTILINE)[1])
-        assert found[label].startswith(f"{value:.3f} [")
+        assert found[label].startswith(f"{value:.3f}{then}")
     assert "overconfident" in found["because"]
     words = shlex.split(found["train"])
     assert words[:6] == ["caltune", "train", "tempered", "exam.csv", "--model", "m"]
@@ -55,32 +63,52 @@ def test_two_scores_files_are_compared(caltune, refused, tmp_path):
     found = rows(caltune("advise", before, "--adapter", after).out)
     assert found["questions"].endswith("before → after training")
     assert re.match(r"0\.\d+ \[.*\] → (1\.000|0\.99\d) \[", found["accuracy"])
-    assert "above the A* of before (non-calibratable from there)" in found["regime"]
+    assert "above the A* of before (non-calibratable there)" in found["regime"]
     other = scores_file(tmp_path / "other.parquet", 300, first=5)
     assert "must hold the questions of" in refused("advise", before, "--adapter", other)
 
 
-def test_a_model_and_its_fine_tuned_form_are_scored(caltune, questions_file, tiny_folder):
-    how = ("--answers", "letters", "--template", "chat", "--batch-tokens", 512)
-    result = caltune("advise", questions_file, "--model", tiny_folder, "--adapter", tiny_folder, *how)
+@pytest.fixture(scope="module")
+def mostly_known(tmp_path_factory, tiny_folder):
+    """A file of 200 questions, seven of ten with the tiny model's own answer for the right one."""
+    questions = tiny_questions(200)
+    chosen = score(*load_model(tiny_folder), questions, answers="letters", template="chat").logits.argmax(axis=1)
+    right = [
+        int(c) if i % 10 < 7 else (q.answer + 1) % 3 for i, (q, c) in enumerate(zip(questions, chosen, strict=True))
+    ]
+    rows = [replace(q, answer=answer) for q, answer in zip(questions, right, strict=True)]
+    return write_jsonl(tmp_path_factory.mktemp("known") / "known.jsonl", rows)
+
+
+def test_a_model_and_its_fine_tuned_form_are_scored(caltune, mostly_known, tiny_folder):
+    how = ("--answers", "letters", "--template", "chat", "--batch-tokens", 512, "--split", "train")
+    result = caltune("advise", mostly_known, "--model", tiny_folder, "--adapter", tiny_folder, *how)
     assert result.status == 0, result.err
     found = rows(result.out)
-    assert found["questions"] == f"10 from {questions_file}, split calibration, before → after training"
+    assert re.match(rf"1\d\d from {mostly_known}, split train, before → after training", found["questions"])
     both = re.match(r"(.*\]) → (.*\]): ", found["accuracy"])
     assert both[1] == both[2]
-    assert found["take"] == "nothing yet"
-    assert f"train cogcalib {questions_file} --model {tiny_folder} --answers letters --template chat" in found["train"]
+    assert f"train cogcalib {mostly_known} --model {tiny_folder} --answers letters --template chat" in found["train"]
 
 
-def test_a_model_that_caltune_trained_is_not_named_as_the_one_to_train(caltune, questions_file, tiny_folder, tmp_path):
+def test_a_model_that_caltune_trained_is_not_named_as_the_one_to_train(caltune, mostly_known, tiny_folder, tmp_path):
     tuned = tmp_path / "tuned"
     shutil.copytree(tiny_folder, tuned)
     (tuned / "trainer_state.json").write_text('{"log_history": []}')
-    result = caltune("advise", questions_file, "--model", tuned)
+    how = ("--answers", "letters", "--template", "chat", "--split", "train")
+    result = caltune("advise", mostly_known, "--model", tuned, *how)
     assert result.status == 0, result.err
     found = rows(result.out)
     assert "before training" not in found["accuracy"]
-    assert f"train cogcalib {questions_file} --model MODEL" in found["train"]
+    assert f"train cogcalib {mostly_known} --model MODEL" in found["train"]
+
+
+def test_how_the_questions_were_read_is_in_the_command(caltune, mostly_known, tiny_folder, tmp_path):
+    path = tmp_path / "scored.parquet"
+    how = ("--answers", "letters", "--template", "chat", "--split", "train", "--field", "group=subject", "--skip-bad")
+    assert caltune("score", mostly_known, "--model", tiny_folder, *how, "-o", path).status == 0
+    train = shlex.split(rows(caltune("advise", path).out)["train"])
+    assert train[train.index("--field") :][:3] == ["--field", "group=subject", "--skip-bad"]
 
 
 @pytest.mark.parametrize(
@@ -96,6 +124,13 @@ def test_a_scores_file_is_not_scored_anew(refused, tmp_path, flag, value):
     line = refused("advise", path, flag, *([] if value is True else [value]))
     assert f"{flag} needs --model: {path} was scored before, got " in line
     assert str(value) in line
+
+
+def test_scores_and_models_are_not_mixed(refused, questions_file, tiny_folder, tmp_path):
+    path = scores_file(tmp_path / "before.parquet", 400)
+    assert f"--model is for questions, which {path} has been asked" in refused("advise", path, "--model", tiny_folder)
+    line = refused("advise", questions_file, "--model", tiny_folder, "--adapter", path)
+    assert f"--adapter must be a model where SOURCE holds questions, got the scores {path}" in line
 
 
 def test_what_cannot_be_advised_on_is_refused(refused, tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from caltune.errors import InputError
-from caltune.metrics import Interval, ece, mean_confidence, summarise, target_calibration_error
+from caltune.metrics import Interval, corrected_ece, ece, mean_confidence, summarise, target_calibration_error
 from caltune.regime import (
     _features,
     _fit,
@@ -138,7 +138,8 @@ def test_the_interval_holds_what_is_reachable_however_sure_the_model_is(world, d
     found = reachable_accuracy(drawn(distort * world, truth), draws=200)
     assert found.accuracy.low < reachable < found.accuracy.high
     assert found.accuracy.value == pytest.approx(reachable, abs=0.03)
-    assert found.accuracy.value == (found.recalibrated_accuracy + found.recalibrated_confidence) / 2
+    as_is = drawn(distort * world, truth).decide().correct.mean()
+    assert found.accuracy.value == max(as_is, (found.recalibrated_accuracy + found.recalibrated_confidence) / 2)
     c = softmax(distort * world)
     error = np.abs(c.max(axis=1) - np.take_along_axis(truth, c.argmax(axis=1)[:, None], 1)[:, 0]).mean()
     assert found.target_error.value == pytest.approx(error, abs=0.03)
@@ -146,13 +147,28 @@ def test_the_interval_holds_what_is_reachable_however_sure_the_model_is(world, d
 
 def test_guessing_reaches_chance_and_a_position_bias_shows_as_gain(world):
     even = np.full((1500, 4), 0.25)
-    assert reachable_accuracy(drawn(2 * world, even), draws=200).accuracy.low < 0.25 < 0.3
+    guessing = reachable_accuracy(drawn(2 * world, even), draws=200)
+    assert guessing.accuracy.low == 0.25 <= guessing.accuracy.value < guessing.accuracy.high < 0.3
     truth = softmax(world)
     plain = reachable_accuracy(drawn(world, truth), draws=200)
     biased = reachable_accuracy(drawn(world + np.array([2.5, 0, 0, 0]), truth), draws=200)
     assert plain.gain.low <= 0 <= plain.gain.high
     assert biased.gain.low > 0.03
     assert biased.accuracy.value == pytest.approx(plain.accuracy.value, abs=0.02)
+
+
+def test_reachable_is_not_below_the_answers_as_they_are_nor_below_guessing(world):
+    """Proposition 1: doing nothing is a recalibration too; and the largest of K shares is at least 1/K."""
+    truth, above = softmax(world), 0
+    for seed in range(20):
+        scores = drawn(3 * world[:200], truth[:200], seed=seed)
+        found = reachable_accuracy(scores, draws=10)
+        estimate = (found.recalibrated_accuracy + found.recalibrated_confidence) / 2
+        assert found.accuracy.value >= scores.decide().correct.mean()
+        above += found.accuracy.value > estimate
+        wrong = reachable_accuracy(drawn(world[:60], np.full((60, 4), 0.25), seed=seed), draws=10).accuracy
+        assert 0.25 <= wrong.low <= wrong.value <= wrong.high
+    assert 0 < above < 20
 
 
 def test_the_interval_narrows_with_the_square_root_of_the_questions(world):
@@ -168,6 +184,9 @@ def test_diagnosis_agrees_with_the_summary(world):
     for name in ("accuracy", "confidence", "overconfidence", "ece"):
         assert getattr(found, name) == summary.metrics[name]
     assert found.noise_floor == summary.noise_floor
+    assert found.corrected == corrected_ece(scores.decide(), draws=300)
+    share = np.bincount(scores.labels, minlength=4) / 200
+    assert found.position == (share.argmax(), share.max())
     assert found.overclaim == found.confidence.value - found.reachable.accuracy.high > 0.05
 
 

@@ -16,6 +16,7 @@ from caltune import (
     __version__,
     verbs,
     verbs_abstain,
+    verbs_advise,
     verbs_card,
     verbs_export,
     verbs_import,
@@ -139,9 +140,11 @@ def _parser() -> argparse.ArgumentParser:
     advise = commands.add_parser("advise", help="which method to take, and why")
     _add_source(advise)
     advise.add_argument("--model", help="the model before training; not needed when SOURCE is a scores file")
-    advise.add_argument("--adapter", metavar="A", help="the fine-tuned model, or its scores file, to compare")
+    advise.add_argument(
+        "--adapter", metavar="A", help="the fine-tuned model to compare; its scores file where SOURCE is one"
+    )
     _add_prompting(advise)
-    advise.set_defaults(run=verbs.advise, split="calibration")
+    advise.set_defaults(run=verbs_advise.advise, split="calibration")
 
     recalibrate = commands.add_parser("recalibrate", help="fit on one scores file, apply to another")
     recalibrate.add_argument("name", choices=tuple(RECALIBRATORS))

@@ -19,6 +19,7 @@ from caltune.metrics import (
     basic_interval,
     bootstrap,
     collapse,
+    corrected_ece,
     ece_statistic,
     mean_statistic,
     noise_floor,
@@ -59,16 +60,19 @@ class Reachable:
 class Diagnosis:
     """What `caltune advise` tells of one model: `n` questions, metrics with intervals, collapse, what is reachable.
 
-    `chance` is the accuracy of guessing; `overclaim` the least ECE that follows from mean confidence above A*, with
-    the cautious end of A*'s interval.
+    `chance` is the accuracy of guessing; `position` the option that is right most often, from 0, and the share of
+    questions in which it is; `corrected` the ECE without what chance adds; `overclaim` the least ECE that follows from
+    mean confidence above A*, with the cautious end of A*'s interval.
     """
 
     n: int
     chance: float
+    position: tuple[int, float]
     accuracy: Interval
     confidence: Interval
     overconfidence: Interval
     ece: Interval
+    corrected: Interval
     noise_floor: float
     collapse: Collapse
     reachable: Reachable
@@ -116,12 +120,13 @@ def cross_fitted(scores: OptionLogits, *, folds: int = 5, seed: int = 0) -> Opti
 def reachable_accuracy(scores: OptionLogits, *, folds: int = 5, draws: int = 1000, seed: int = 0) -> Reachable:
     """A*, the best accuracy that these option logits hold, with a 95 % interval, and the distance from it.
 
-    With η̂ of `cross_fitted`: P is how often argmax η̂ is right, M the mean of max η̂. A* is estimated by (P + M) / 2.
+    With η̂ of `cross_fitted`: P is how often argmax η̂ is right, M the mean of max η̂. A* is estimated by (P + M) / 2,
+    or by what it cannot be below where that is more: the accuracy of the answers as they are, and that of guessing.
     P is the accuracy of a rule that uses the logits only, so E P ≤ A*; noise in η̂ raises M. The interval therefore
     goes from the 2.5 % quantile of P to the 97.5 % quantile of max(P, M) in bootstrap resamples of questions, with the
-    fits kept. Its low end is not above Wilson's for P: resamples of answers that are all right are all alike. If η is
-    far from the family of `cross_fitted`, this is the best accuracy within the family, a lower bound of A*.
-    `benchmarks/regime.py` measures how often the interval holds A*.
+    fits kept. Its low end is not above Wilson's for P: resamples of answers that are all right are all alike; and no
+    end is below guessing. If η is far from the family of `cross_fitted`, this is the best accuracy within the family,
+    a lower bound of A*. `benchmarks/regime.py` measures how often the interval holds A*.
 
     Raises `InputError` as `cross_fitted` does, and for fewer than one draw.
 
@@ -143,17 +148,23 @@ def reachable_accuracy(scores: OptionLogits, *, folds: int = 5, draws: int = 100
         lambda counts: np.stack([mean(counts) for mean in means], axis=1), len(scores), draws=draws, seed=seed
     )
     right, sure = float(recalibrated.correct.mean()), float(recalibrated.confidence.mean())
-    value = (right + sure) / 2
-    low = min(percentile_interval(right, replicates[:, 0]).low, _wilson_low(right, len(scores)))
+    as_is, chance = float(given.correct.mean()), guessing_accuracy(scores)
+    value = max((right + sure) / 2, as_is, chance)
+    low = max(chance, min(percentile_interval(right, replicates[:, 0]).low, _wilson_low(right, len(scores))))
     high = percentile_interval(value, replicates[:, :2].max(axis=1)).high
     return Reachable(
         accuracy=Interval(value, min(value, low), max(value, high)),
         recalibrated_accuracy=right,
         recalibrated_confidence=sure,
-        gain=percentile_interval(right - float(given.correct.mean()), replicates[:, 2]),
+        gain=percentile_interval(right - as_is, replicates[:, 2]),
         target_error=percentile_interval(float(distances.mean()), replicates[:, 3]),
         target=target,
     )
+
+
+def guessing_accuracy(scores: OptionLogits) -> float:
+    """How often guessing among a question's options is right, E 1/K; options at -inf do not count."""
+    return float((1 / np.isfinite(scores.logits).sum(axis=1)).mean())
 
 
 def calibration_error_bound(claimed: float, reachable: float) -> float:
@@ -209,14 +220,17 @@ def diagnose(scores: OptionLogits, *, draws: int = 1000, seed: int = 0) -> Diagn
 
     values = metric_values(statistic, len(scores))
     replicates = bootstrap(statistic, len(scores), draws=draws, seed=seed)
+    right = np.bincount(scores.labels)
     confidence, overconfidence = (percentile_interval(float(values[i]), replicates[:, i]) for i in range(2))
     return Diagnosis(
         n=len(scores),
-        chance=float((1 / np.isfinite(scores.logits).sum(axis=1)).mean()),
+        chance=guessing_accuracy(scores),
+        position=(int(right.argmax()), float(right.max() / len(scores))),
         accuracy=accuracy_interval(given),
         confidence=confidence,
         overconfidence=overconfidence,
         ece=basic_interval(float(values[2]), replicates[:, 2]),
+        corrected=corrected_ece(given, draws=draws, seed=seed),
         noise_floor=noise_floor(given, draws=draws, seed=seed),
         collapse=collapse(scores),
         reachable=reachable,

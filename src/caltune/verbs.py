@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from caltune import verbs_answers, verbs_serve
 from caltune.errors import InputError
@@ -15,11 +14,10 @@ from caltune.output import first_process, one_line, quiet, report_bad_rows, requ
 if TYPE_CHECKING:
     import argparse
 
-    from caltune.report.advice import Setting
-    from caltune.types import OptionLogits, Question
+    from caltune.types import Question
 
 
-def _load(arguments: argparse.Namespace) -> list[Question]:
+def load(arguments: argparse.Namespace) -> list[Question]:
     """The questions that the flags of `_add_source` ask for; bad rows that were skipped are listed on stderr."""
     from caltune.data import load_questions
 
@@ -45,6 +43,11 @@ def field_mapping(pairs: Sequence[str]) -> dict[str, str]:
     return {ours: theirs for ours, _, theirs in (pair.partition("=") for pair in pairs)}
 
 
+def reading(arguments: argparse.Namespace) -> dict[str, Any]:
+    """How the questions were read, which a scores file tells, so that a `caltune train` to copy reads them alike."""
+    return {name: found for name in ("field", "skip_bad") if (found := getattr(arguments, name))}
+
+
 def demo(arguments: argparse.Namespace) -> None:
     """Fine-tune a small model twice and write the page."""
     quiet()
@@ -60,7 +63,7 @@ def data(arguments: argparse.Namespace) -> None:
     from caltune.prompts import render
     from caltune.report.terminal import overlap_lines, prompt_lines, source_lines
 
-    questions = _load(arguments)
+    questions = load(arguments)
     lines = source_lines(questions, arguments.source, arguments.split)
     if arguments.split:
         others = {arguments.split: questions}
@@ -91,7 +94,7 @@ def score(arguments: argparse.Namespace) -> None:
     """What a model believes about each question, to a file."""
     require_place(arguments.output)
     elsewhere = verbs_serve.asks_server(arguments)
-    questions = _load(arguments)
+    questions = load(arguments)
     quiet()
     from caltune.data.shots import load_shots
     from caltune.scoring.cost import ScoringCost
@@ -102,7 +105,7 @@ def score(arguments: argparse.Namespace) -> None:
     drawn = arguments.source, arguments.shots_split, questions, arguments.shots, seed
     shots = load_shots(*drawn, fields=fields, skip_bad=arguments.skip_bad)
     if elsewhere:
-        verbs_serve.score_endpoint(arguments, questions, shots)
+        verbs_serve.score_endpoint(arguments, questions, shots, reading(arguments))
         return
     require_device(arguments.device)
     join_processes(arguments.device)
@@ -118,6 +121,7 @@ def score(arguments: argparse.Namespace) -> None:
         seed=seed if shots else None,
         cost=cost,
         together=True,
+        extra=reading(arguments),
     )
     if first_process():
         print(cost, file=sys.stderr)
@@ -127,7 +131,7 @@ def score(arguments: argparse.Namespace) -> None:
 def knowledge(arguments: argparse.Namespace) -> None:
     """What a model knows of each question, to a file; how many questions each category has."""
     require_place(arguments.output)
-    questions = _load(arguments)
+    questions = load(arguments)
     pool = _exemplar_pool(arguments) if arguments.exemplars > 0 else []
     quiet()
     from caltune.models import load_model
@@ -189,7 +193,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     scores, summaries = {}, {}
     for path in arguments.scores:
         scores[str(path)] = read_scores(path).scores
-        with _about(path):
+        with about(path):
             summaries[str(path)] = summarise(scores[str(path)])
     document = {name: summary.to_json() for name, summary in summaries.items()}
     lines = metrics_lines(summaries)
@@ -200,66 +204,6 @@ def evaluate(arguments: argparse.Namespace) -> None:
         lines += ["", *ranking_lines(ranking, summaries)]
     write_json(arguments.json, document)
     print("\n".join(lines))
-
-
-def advise(arguments: argparse.Namespace) -> None:
-    """Which method to take, and why: for a model and its fine-tuned form, or for their scores files."""
-    from caltune.regime import diagnose
-    from caltune.report.advice import advice_lines
-
-    if arguments.model is None and not arguments.source.endswith(".parquet"):
-        raise InputError(f"advise needs --model, or a scores file (.parquet) as SOURCE, got {arguments.source!r}")
-    found, setting = _scored_before(arguments) if arguments.model is None else _scored_now(arguments)
-    diagnoses = []
-    for name, scores in found:
-        with _about(name):
-            diagnoses.append(diagnose(scores))
-    print("\n".join(advice_lines(setting, *diagnoses)))
-
-
-def _scored_before(arguments: argparse.Namespace) -> tuple[list[tuple[str, OptionLogits]], Setting]:
-    from caltune.formats import read_scores
-    from caltune.report.advice import SCORING, Setting
-
-    for name, default in SCORING.items():
-        if getattr(arguments, name) != default:
-            flag = f"--{name.replace('_', '-')}"
-            raise InputError(
-                f"{flag} needs --model: {arguments.source} was scored before, got {getattr(arguments, name)!r}"
-            )
-    try:
-        files = [read_scores(arguments.source)]
-    except InputError as error:
-        raise InputError(f"{error}; to score questions, name a --model") from error
-    names = [arguments.source]
-    if arguments.adapter:
-        names.append(arguments.adapter)
-        files.append(read_scores(arguments.adapter))
-        if set(files[0].scores.ids) != set(files[1].scores.ids):
-            raise InputError(f"{names[1]}: must hold the questions of {names[0]}, got others")
-    found = [(name, file.scores) for name, file in zip(names, files, strict=True)]
-    return found, Setting.from_metadata(files[0].metadata)
-
-
-def _scored_now(arguments: argparse.Namespace) -> tuple[list[tuple[str, OptionLogits]], Setting]:
-    questions = _load(arguments)
-    quiet()
-    from caltune.models import load_model
-    from caltune.report.advice import Setting, flags
-    from caltune.scoring import score
-    from caltune.scoring.record import require_device, training_course
-
-    require_device(arguments.device)
-    trained = bool(training_course(Path(arguments.model)))
-    model = "MODEL" if trained else arguments.model  # the one to train is that before
-    shared = flags(vars(arguments), arguments.field, skip_bad=arguments.skip_bad)
-    setting = Setting(arguments.source, arguments.split, model, trained, shared)
-    how = {name: getattr(arguments, name) for name in ("answers", "reduction", "template", "batch_tokens")}
-    found = []
-    for name in [arguments.model, *([arguments.adapter] if arguments.adapter else [])]:
-        model, tokenizer = load_model(name, device=arguments.device)
-        found.append((name, score(model, tokenizer, questions, progress=True, **how)))
-    return found, setting
 
 
 def compare(arguments: argparse.Namespace) -> None:
@@ -273,7 +217,7 @@ def compare(arguments: argparse.Namespace) -> None:
         verbs_answers.compare(arguments)
         return
     a, b = read_scores(arguments.a).scores, read_scores(arguments.b).scores
-    with _about(f"{arguments.a}, {arguments.b}"):
+    with about(f"{arguments.a}, {arguments.b}"):
         found = compare(a, b)
     write_json(arguments.json, found.to_json())
     print("\n".join(comparison_lines(found, str(arguments.a), str(arguments.b))))
@@ -292,7 +236,7 @@ def report(arguments: argparse.Namespace) -> None:
 
 
 @contextmanager
-def _about(place: object) -> Iterator[None]:
+def about(place: object) -> Iterator[None]:
     """Name the file that an error is about."""
     try:
         yield

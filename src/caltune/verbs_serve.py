@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from caltune.errors import InputError
 from caltune.output import launched, one_line, quiet, require_place
@@ -97,7 +97,9 @@ def asks_server(arguments: argparse.Namespace) -> bool:
     return not here
 
 
-def score_endpoint(arguments: argparse.Namespace, questions: Sequence[Question], shots: Sequence[Question]) -> None:
+def score_endpoint(
+    arguments: argparse.Namespace, questions: Sequence[Question], shots: Sequence[Question], extra: dict[str, Any]
+) -> None:
     """What a server's model believes about each question behind the shots, to a file; and how exact it is."""
     require_place(arguments.cache)
     if arguments.cache is not None and arguments.cache.resolve() in (
@@ -120,6 +122,7 @@ def score_endpoint(arguments: argparse.Namespace, questions: Sequence[Question],
         data=arguments.source,
         split=arguments.split,
         seed=arguments.seed if shots else None,
+        extra=extra,
         cache=arguments.cache,
         parallel=4 if arguments.parallel is None else arguments.parallel,
         progress=True,

@@ -54,14 +54,23 @@ def write_answers(path: str | Path, answers: Predictions, metadata: dict[str, An
 
 def holds_answers(path: str | Path) -> bool:
     """Whether a file is Parquet with the columns of an answers file and no logits; False where it cannot be read."""
+    names = _columns(path)
+    return {"confidence", "correct"} <= names and "logits" not in names
+
+
+def holds_scores(path: str | Path) -> bool:
+    """Whether a file is Parquet with the columns of a scores file; False where it cannot be read."""
+    return {"logits", "label"} <= _columns(path)
+
+
+def _columns(path: str | Path) -> set[str]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        names = set(pq.read_schema(path).names)
+        return set(pq.read_schema(path).names)
     except (pa.ArrowException, OSError):
-        return False
-    return {"confidence", "correct"} <= names and "logits" not in names
+        return set()
 
 
 def read_answers(path: str | Path) -> AnswersFile:

@@ -86,6 +86,7 @@ def endpoint_to_file(
     data: str,
     split: str | None,
     seed: int | None = None,
+    extra: dict[str, Any] | None = None,
     **how: Any,
 ) -> tuple[ScoreFile, list[Found]]:
     """`score_endpoint`, written to `path` with its metadata: of the address the host only."""
@@ -103,6 +104,7 @@ def endpoint_to_file(
         "versions": {"caltune": __version__},
         "seed": seed,
         "examples": surely_wrong(scores, questions),
+        **(extra or {}),
     }
     write_scores(path, scores, metadata)
     return ScoreFile(scores, metadata), found
