@@ -113,7 +113,7 @@ def test_what_would_be_ignored_is_refused(tmp_path: Path) -> None:
         )
     with pytest.raises(InputError, match="batch_eval_metrics must be one of False"):
         CalibrationConfig(str(tmp_path), batch_eval_metrics=True, **QUIET)
-    with pytest.raises(InputError, match="args must be a CalibrationConfig, got SFTConfig"):
+    with pytest.raises(InputError, match="args must be a CalibrationConfig of caltune, got SFTConfig of trl"):
         CalibrationTrainer(tiny_model(), SFTConfig(str(tmp_path), bf16=False, **QUIET), **given)
 
 

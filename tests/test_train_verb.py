@@ -153,6 +153,31 @@ def test_an_adapter_can_be_trained_on(caltune, train, questions_file, tiny_folde
     assert not same(weights(tmp_path / "one"), weights(tmp_path / "two"))
 
 
+def test_settings_of_lora_are_refused_for_an_adapter(caltune, refused, train, questions_file, tiny_folder, tmp_path):
+    """It keeps its own rank, and without LoRA (rank 0) nothing but it would be trained either."""
+    train("sft", tmp_path / "one", *SHORT, "--lora_r", 4, "--save_steps", 1)
+    shared = ("train", "sft", questions_file, *SHORT, "--model", tmp_path / "one", "--output-dir", tmp_path / "two")
+    (tmp_path / "f.yaml").write_text("lora_r: 32\n")
+    for flags, named in (
+        (("--lora-r", 8, "--lora_alpha=1"), "--lora_r, --lora_alpha must be left out, got 8, 1"),
+        (("--lora_r", 0), "--lora_r must be left out, got 0"),
+        (("--lora_drop", 0.0), "--lora_dropout must be left out, got 0.0"),
+        (("--config", tmp_path / "f.yaml"), "--lora_r must be left out, got 32"),
+    ):
+        line = refused(*shared, *flags)
+        assert f"{named}: --model {tmp_path / 'one'} is an adapter, which is trained on as it is" in line
+    assert not (tmp_path / "two").exists()
+
+
+def test_open_ended_questions_are_told_as_such(refused, tiny_folder, tmp_path):
+    for split, questions in (("train", tiny_questions(3)), ("validation", tiny_questions(6)[3:])):
+        write_jsonl(tmp_path / f"{split}.jsonl", questions)
+    with (tmp_path / "train.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"id": "o47", "question": "What is the capital of Peru?", "accepted": ["Lima"]}\n')
+    line = refused("train", "sft", tmp_path, "--model", tiny_folder, "--output-dir", tmp_path / "d")
+    assert "1 questions have no options, the first is id 'o47': open-ended ones are neither trained on nor" in line
+
+
 def test_an_adapter_is_not_put_on_top_of_its_base_model(refused, questions_file, tiny_folder, tmp_path):
     base = tmp_path / "base"
     shutil.copytree(tiny_folder, base)

@@ -269,8 +269,8 @@ def test_questions_and_tokenizer_are_checked(tmp_path: Path) -> None:
     open_ended = Question("o", "What is the capital of Peru?", (), None, accepted=("Lima",))
     args = SFTConfig(str(tmp_path), **QUIET)
     for where in ("train", "evaluation", "calibration"):
-        for question in (unknown, open_ended):
-            with pytest.raises(InputError, match=f"1 questions have no answer, the first is id '{question.id}'"):
+        for question, missing in ((unknown, "answer"), (open_ended, "options")):
+            with pytest.raises(InputError, match=f"1 questions have no {missing}, the first is id '{question.id}'"):
                 build("SFT", tmp_path, **{"train": tiny_questions(2), where: [question]})
     for where in ("evaluation", "calibration"):
         with pytest.raises(InputError, match="2 training questions are also held out, the first is id 'q1'"):

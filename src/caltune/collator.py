@@ -174,13 +174,29 @@ def token_hits(outputs: AnswerOutputs) -> Tensor:
     return outputs.logits.argmax(-1)[batch.target_positions[targets]] == batch.target_tokens[targets]
 
 
-def question_scores(prediction: EvalPrediction) -> OptionLogits | None:
-    """The questions among what was predicted, None without any; ids are row numbers."""
+def question_scores(prediction: EvalPrediction, args: Any, state: Any) -> OptionLogits | None:
+    """The questions among what was predicted, None without any; as `numbered_scores`."""
     asked = prediction.label_ids != ORDINARY
-    if not asked.any():
-        return None
-    logits, labels = prediction.predictions[asked], prediction.label_ids[asked]
-    return OptionLogits(tuple(map(str, range(len(labels)))), logits, labels)
+    return (
+        numbered_scores(prediction.predictions[asked], prediction.label_ids[asked], args, state)
+        if asked.any()
+        else None
+    )
+
+
+def numbered_scores(logits: Any, labels: Any, args: Any, state: Any) -> OptionLogits:
+    """What the model answers to questions of a data set; ids are row numbers.
+
+    Raises `InputError` where an answer is no number: training with `args` has diverged by now, or never had a chance.
+    """
+    broken = np.isnan(logits).any(1) | np.isposinf(logits).any(1) | np.isneginf(logits).all(1)
+    if broken.any():
+        what = f"the model's outputs are no numbers for {broken.sum()} of {len(broken)} questions"
+        if not state.global_step:
+            raise InputError(f"{what} before the first step: look at its weights and their dtype")
+        lower = f"take a learning_rate below {args.learning_rate:g}"
+        raise InputError(f"{what} at step {state.global_step}: training has diverged; {lower}")
+    return OptionLogits(tuple(map(str, range(len(labels)))), logits, np.asarray(labels))
 
 
 def evaluation_metrics(
@@ -210,9 +226,13 @@ def question_rows(
 
     With `answers_only` each has its right option alone, with label 0.
 
-    Raises `InputError` for a question without an answer, and what `encode_questions` raises.
+    Raises `InputError` for a question without options or an answer, and what `encode_questions` raises.
     """
     questions = examples.questions
+    open_ended = [q.id for q in questions if not q.options]
+    if open_ended:
+        what = "open-ended ones are neither trained on nor evaluated here"
+        raise InputError(f"{len(open_ended)} questions have no options, the first is id {open_ended[0]!r}: {what}")
     unlabelled = [q.id for q in questions if q.answer is None]
     if unlabelled:
         raise InputError(f"{len(unlabelled)} questions have no answer, the first is id {unlabelled[0]!r}")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from trl import SFTConfig
 
@@ -61,6 +62,12 @@ class CalibrationConfig(SFTConfig):
     )
 
     def __post_init__(self) -> None:
+        for name in ("gradient_accumulation_steps", "per_device_train_batch_size", "per_device_eval_batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("learning_rate", "num_train_epochs"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"{name} must be at least 0 and finite, got {getattr(self, name)}")
         if default_device().type == "cpu" and launched() > 1:
             self.use_cpu = True  # else each of the processes would look for a GPU, find none, and train by itself
         if self.use_cpu or default_device().type == "cpu":
@@ -93,6 +100,23 @@ class CalibrationConfig(SFTConfig):
         # Both act in TRL's own loss, which is not used here.
         require("loss_type", self.loss_type, ("nll",))
         require("label_smoothing_factor", self.label_smoothing_factor, (0,))
-        require(
-            "batch_eval_metrics", self.batch_eval_metrics, (False,)
-        )  # a calibration error is of all answers at once
+        # A calibration error is of all answers at once.
+        require("batch_eval_metrics", self.batch_eval_metrics, (False,))
+        require("eval_do_concat_batches", self.eval_do_concat_batches, (True,))
+        if self.include_for_metrics:
+            what = "compute_metrics gets the questions' option logits and labels, nothing else"
+            raise InputError(f"include_for_metrics must be left out, got {self.include_for_metrics}: {what}")
+
+
+def require_config(trainer: Any, args: Any) -> None:
+    """Raise `InputError` for a config that is not the trainer's: it would train another method than it is called.
+
+    A config of a method is not for a trainer of ours that has no place for its fields either.
+    """
+    wanted, given = trainer.config_class, type(args)
+    fits = isinstance(args, wanted)
+    if fits and all(kind.__module__.startswith("caltune.") for kind in (given, type(trainer))):
+        fits = {f.name for f in fields(given)} == {f.name for f in fields(wanted)}
+    if not fits:  # both packages have an SFTConfig
+        names = [f"{kind.__name__} of {kind.__module__.partition('.')[0]}" for kind in (wanted, given)]
+        raise InputError(f"{type(trainer).__name__}: args must be a {names[0]}, got {names[1]}")

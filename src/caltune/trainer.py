@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
@@ -29,13 +28,14 @@ from caltune.collator import (
     answer_outputs,
     encoded_row,
     evaluation_metrics,
+    numbered_scores,
     question_part,
     question_scores,
     row_counts,
     token_hits,
     tokenised_rows,
 )
-from caltune.config import CalibrationConfig
+from caltune.config import CalibrationConfig, require_config
 from caltune.errors import InputError
 from caltune.examples import PLACE, Examples, read_examples, require_usable
 from caltune.experts import ExpertBalance
@@ -76,6 +76,7 @@ class CalibrationTrainer(Checkpoints, SFTTrainer):
 
     _tag_names: ClassVar = ["trl", "caltune"]
     _name = "Calibration-aware fine-tuning"
+    config_class: ClassVar[type[CalibrationConfig]] = CalibrationConfig
     loss_is_scaled_for_ga = True
 
     def __init__(
@@ -95,9 +96,8 @@ class CalibrationTrainer(Checkpoints, SFTTrainer):
         formatting_func: Callable[[dict[str, Any]], str] | None = None,
         **kwargs: Any,
     ) -> None:
-        args = args or CalibrationConfig("caltune-output")
-        if not isinstance(args, CalibrationConfig):
-            raise InputError(f"args must be a CalibrationConfig, got {type(args).__name__}")
+        args = args or self.config_class("caltune-output")
+        require_config(self, args)
         if (data_collator, compute_loss_func, kwargs.get("preprocess_logits_for_metrics")) != (None, None, None):
             names = "data_collator, compute_loss_func, preprocess_logits_for_metrics"
             raise InputError(f"{names} must be left out: what they make is made here")
@@ -181,7 +181,7 @@ class CalibrationTrainer(Checkpoints, SFTTrainer):
                 reduction=self._config.reduction,
                 together=True,
             )
-        return OptionLogits(tuple(map(str, range(len(rows)))), logits, np.asarray(rows["label"]))
+        return numbered_scores(logits, rows["label"], self.args, self.state)
 
     def record(self, name: str, values: Tensor) -> None:
         """Add values to be logged as a mean; kept on the device, so that a step never waits for the host."""
@@ -285,7 +285,7 @@ class CalibrationTrainer(Checkpoints, SFTTrainer):
         return self._prepared(self._read(data, "eval_dataset"))
 
     def _option_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        self.evaluated = question_scores(prediction)
+        self.evaluated = question_scores(prediction, self.args, self.state)
         return evaluation_metrics(self.evaluated, self._user_metrics)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

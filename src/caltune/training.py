@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from peft import LoraConfig
 from transformers.trainer_utils import get_last_checkpoint
-from trl import TrlParser
 from yaml import YAMLError
 
 from caltune import methods
 from caltune.data import find_overlap, load_questions
 from caltune.errors import InputError
+from caltune.flags import FlagParser
 from caltune.models import TEMPERATURE_FILE, load_model
 from caltune.output import first_process, report_bad_rows, require_folder
 from caltune.report.advice import flags
@@ -41,6 +41,7 @@ class TrainArguments:
     lora_r: int = field(default=32, metadata={"help": "Rank of LoRA on all linear layers; 0 trains all weights."})
     lora_alpha: int = field(default=64, metadata={"help": "Scale of LoRA: alpha / r times the adapter's output."})
     lora_dropout: float = field(default=0.0, metadata={"help": "Dropout before the adapter."})
+    lora_given: tuple[str, ...] = field(default=(), init=False, compare=False)  # not left at their defaults
 
 
 def run_training(method: str, arguments: Sequence[str], *, prog: str) -> None:
@@ -58,6 +59,9 @@ def run_training(method: str, arguments: Sequence[str], *, prog: str) -> None:
             f"--output-dir: an adapter must not lie in the folder of its base model, got {args.output_dir!r}"
         )
     trainer = build_trainer(method, args, settings, model, tokenizer, train, calibration)
+    trained_on = "also what the method is fitted on" if trainer.fits_on_calibration else "not trained on"
+    data = Path(source).name if Path(source).exists() else source
+    trainer.told = {"data": data, "split": f"calibration, {trained_on}"}
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.accelerator.wait_for_everyone()  # where one has died, nothing is written
     save(trainer, folder)
@@ -77,10 +81,10 @@ def score_command(
     return shlex.join(words)
 
 
-def flags_of(method: str, *, prog: str) -> TrlParser:
+def flags_of(method: str, *, prog: str) -> FlagParser:
     """The parser of a method's fields and of what it is trained on, with nothing but TRL's own defaults."""
     config_class = getattr(methods, f"{method}Config")
-    return TrlParser((TrainArguments, config_class), prog=prog, usage=f"{prog} SOURCE --model M --output-dir D …")
+    return FlagParser((TrainArguments, config_class), prog=prog, usage=f"{prog} SOURCE --model M --output-dir D …")
 
 
 def parse(
@@ -115,8 +119,16 @@ def parse(
             raise InputError(f"{verb} needs {name}, got none")
     if settings.limit is not None and settings.limit < 1:
         raise InputError(f"--limit must be at least 1, got {settings.limit}")
-    if settings.lora_r < 0:
-        raise InputError(f"--lora_r must be at least 0, got {settings.lora_r}")
+    for name, least in (("lora_r", 0), ("lora_alpha", 1)):
+        if getattr(settings, name) < least:
+            raise InputError(f"--{name} must be at least {least}, got {getattr(settings, name)}")
+    if not 0 <= settings.lora_dropout < 1:
+        raise InputError(f"--lora_dropout must be at least 0 and below 1, got {settings.lora_dropout}")
+    if args.max_steps < 1 and args.max_steps != -1:
+        raise InputError(f"--max_steps must be at least 1, or -1 for whole epochs, got {args.max_steps}")
+    if args.max_steps < 1 and args.num_train_epochs <= 0:
+        raise InputError(f"--num_train_epochs must be above 0 without --max_steps, got {args.num_train_epochs}")
+    settings.lora_given = parser.given(("lora_r", "lora_alpha", "lora_dropout"), rest)
     return settings, args, source, field_mapping(fields)
 
 
@@ -197,7 +209,15 @@ def build_trainer(
     calibration: Sequence[Question],
     **kwargs: Any,
 ) -> CalibrationTrainer:
-    """The method's trainer, with LoRA as the settings say; an adapter that was loaded is trained on."""
+    """The method's trainer, with LoRA as the settings say; an adapter that was loaded is trained on as it is.
+
+    Raises `InputError` where settings of LoRA were given for a loaded adapter.
+    """
+    if settings.lora_given and hasattr(model, "peft_config"):
+        names = ", ".join(f"--{name}" for name in settings.lora_given)
+        got = ", ".join(str(getattr(settings, name)) for name in settings.lora_given)
+        why = f"--model {settings.model} is an adapter, which is trained on as it is"
+        raise InputError(f"{names} must be left out, got {got}: {why}; for a new one give the model beneath it")
     lora = LoraConfig(
         r=settings.lora_r or 1,
         lora_alpha=settings.lora_alpha,

@@ -21,7 +21,8 @@ TOKENIZER = tiny_tokenizer()
 
 
 def with_lora(dropout: float, **settings: Any) -> Any:
-    lora = LoraConfig(r=4, lora_dropout=dropout, target_modules="all-linear", init_lora_weights=False)
+    dora = settings.pop("use_dora", False)
+    lora = LoraConfig(r=4, lora_dropout=dropout, target_modules="all-linear", init_lora_weights=False, use_dora=dora)
     torch.manual_seed(3)
     return get_peft_model(tiny_model(**settings), lora).eval()
 
@@ -30,6 +31,8 @@ MODELS = {
     "lora": lambda: with_lora(0.5),
     "attention": lambda: tiny_model(attention_dropout=0.3),
     "both": lambda: with_lora(0.5, attention_dropout=0.3),
+    "dora": lambda: with_lora(0.5, use_dora=True),
+    "dora and attention": lambda: with_lora(0.5, use_dora=True, attention_dropout=0.3),
 }
 
 
@@ -49,6 +52,17 @@ def test_a_pass_is_the_models_own_training_pass(name: str) -> None:
             p += option_logits(tokens, batch).softmax(-1) / 2
     np.testing.assert_allclose(ours.probabilities()[order], p.numpy(), atol=1e-5)
     assert np.abs(ours.probabilities() - score(model, TOKENIZER, QUESTIONS).probabilities()).max() > 0.01
+
+
+def test_what_an_adapter_wraps_stays_in_evaluation_mode() -> None:
+    """DoRA asks the adapter's layer for its mode; the layer beneath must not notice, as a batch norm would."""
+    model = with_lora(0.5, use_dora=True)
+    layer = model.get_base_model().model.layers[0].self_attn.q_proj
+    seen: list[tuple[bool, bool]] = []
+    layer.base_layer.register_forward_hook(lambda *_: seen.append((layer.training, layer.base_layer.training)))
+    mc_dropout_scores(model, TOKENIZER, QUESTIONS[:2], passes=1)
+    assert set(seen) == {(True, False)}
+    assert not any(module.training for module in model.modules())
 
 
 def gpt2(**settings: float) -> Any:

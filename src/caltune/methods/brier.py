@@ -37,6 +37,7 @@ class BrierTrainer(CalibrationTrainer):
     """Fine-tuning on the Brier score over the options."""
 
     _name = "Brier loss"
+    config_class = BrierConfig
 
     def __init__(self, model: Any, args: BrierConfig | None = None, **kwargs: Any) -> None:
         super().__init__(model, args or BrierConfig("caltune-output"), **kwargs)

@@ -55,6 +55,7 @@ class DECETrainer(CalibrationTrainer):
     """Fine-tuning with DECE as a penalty."""
 
     _name = "DECE penalty"
+    config_class = DECEConfig
 
     def __init__(self, model: Any, args: DECEConfig | None = None, **kwargs: Any) -> None:
         super().__init__(model, args or DECEConfig("caltune-output"), **kwargs)

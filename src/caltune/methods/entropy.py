@@ -36,6 +36,7 @@ class EntropyTrainer(CalibrationTrainer):
     """Fine-tuning with the entropy penalty."""
 
     _name = "Confidence penalty"
+    config_class = EntropyConfig
 
     def __init__(self, model: Any, args: EntropyConfig | None = None, **kwargs: Any) -> None:
         super().__init__(model, args or EntropyConfig("caltune-output"), **kwargs)

@@ -36,6 +36,7 @@ class FocalTrainer(CalibrationTrainer):
     """Fine-tuning with the focal loss; with `answer_loss="tokens"` at each token of the answer."""
 
     _name = "Focal loss"
+    config_class = FocalConfig
 
     def __init__(self, model: Any, args: FocalConfig | None = None, **kwargs: Any) -> None:
         super().__init__(model, args or FocalConfig("caltune-output"), **kwargs)

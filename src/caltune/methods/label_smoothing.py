@@ -34,6 +34,7 @@ class LabelSmoothingTrainer(CalibrationTrainer):
     """Fine-tuning towards smoothed targets; with `answer_loss="tokens"` at each token of the answer."""
 
     _name = "Label smoothing"
+    config_class = LabelSmoothingConfig
 
     def __init__(self, model: Any, args: LabelSmoothingConfig | None = None, **kwargs: Any) -> None:
         super().__init__(model, args or LabelSmoothingConfig("caltune-output"), **kwargs)

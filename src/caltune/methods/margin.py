@@ -39,6 +39,7 @@ class MarginTrainer(CalibrationTrainer):
     """Fine-tuning with the margin penalty; logs the share of questions whose lead exceeds the margin."""
 
     _name = "Margin-based label smoothing"
+    config_class = MarginConfig
 
     def __init__(self, model: Any, args: MarginConfig | None = None, **kwargs: Any) -> None:
         super().__init__(model, args or MarginConfig("caltune-output"), **kwargs)

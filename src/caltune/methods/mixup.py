@@ -48,6 +48,7 @@ class MixupTrainer(CalibrationTrainer):
     """Fine-tuning on mixtures: each question with another of its micro-batch, in a share of its own."""
 
     _name = "Mixup"
+    config_class = MixupConfig
 
     def __init__(self, model: Any, args: MixupConfig | None = None, **kwargs: Any) -> None:
         super().__init__(model, args or MixupConfig("caltune-output"), **kwargs)

@@ -35,6 +35,7 @@ class TemperedTrainer(CalibrationTrainer):
     """Fine-tuning by the cross-entropy of divided logits; the weights left are those averaged over the steps."""
 
     _name = "Tempered fine-tuning"
+    config_class = TemperedConfig
 
     def __init__(self, model: Any, args: TemperedConfig | None = None, **kwargs: Any) -> None:
         super().__init__(model, args or TemperedConfig("caltune-output"), **kwargs)

@@ -47,8 +47,9 @@ def mc_dropout_scores(
 def _dropping_out(model: Any) -> Iterator[None]:
     """Inside, every forward pass of the model drops out, also in evaluation mode."""
     active = {module for module in model.modules() if _drops_out(module)}
-    # A module may read the rate of a dropout layer in it and ask its own mode, as GPT-2's attention does.
-    dropping = [module for module in model.modules() if module in active or not active.isdisjoint(module.children())]
+    # A module may read the rate of a dropout layer in it and ask its own mode, as GPT-2's attention does; LoRA's layers
+    # have one for each adapter in a `ModuleDict`, and with DoRA ask their own mode too.
+    dropping = [module for module in model.modules() if module in active or not active.isdisjoint(_held(module))]
     if not dropping:
         raise InputError("MC dropout needs a model with dropout, got none above 0; train with --lora_dropout 0.1, say")
     modes = [(module, module.training) for module in model.modules()]
@@ -65,6 +66,14 @@ def _dropping_out(model: Any) -> Iterator[None]:
         handle.remove()
         for module, mode in modes:
             module.training = mode
+
+
+def _held(module: nn.Module) -> Iterator[nn.Module]:
+    """What is directly in a module, or in a `ModuleDict` directly in it."""
+    for child in module.children():
+        yield child
+        if isinstance(child, nn.ModuleDict):
+            yield from child.children()
 
 
 def _drops_out(module: nn.Module) -> bool:

@@ -1,0 +1,38 @@
+"""A training that has diverged says so, with the step and the learning rate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import tiny_model, tiny_questions
+from tiny_training import build
+
+from caltune.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "count"),
+    [
+        ("SFT", {"evaluation": tiny_questions(6, prefix="e"), "eval_strategy": "epoch"}, 6),
+        ("RCFT", {}, 10),  # its E-step at an epoch's begin
+        ("CogCalib", {}, 8),  # its detector, then too
+    ],
+)
+def test_it_names_step_and_learning_rate(tmp_path: Path, method: str, settings: dict[str, Any], count: int) -> None:
+    """The first step leaves weights of 1e30, whose gradient is no number, and the second puts it into the weights."""
+    how = {"learning_rate": 1e30, "num_train_epochs": 3, "per_device_train_batch_size": 10}
+    what = f"no numbers for {count} of {count} questions at step 2: training has diverged; take a learning_rate below"
+    with pytest.raises(InputError, match=what + r" 1e\+30$"):
+        build(method, tmp_path, **how, **settings).train()
+
+
+def test_a_model_that_was_broken_before_is_told_from_one_that_diverged(tmp_path: Path) -> None:
+    model = tiny_model()
+    with torch.no_grad():
+        model.lm_head.weight[3] = torch.nan
+    trainer = build("SFT", tmp_path, model=model, evaluation=tiny_questions(6, prefix="e"))
+    with pytest.raises(InputError, match="6 of 6 questions before the first step: look at its weights and their dtype"):
+        trainer.evaluate()
