@@ -93,6 +93,7 @@ class CogCalibTrainer(CalibrationTrainer):
     """
 
     _name = "CogCalib"
+    config_class = CogCalibConfig
 
     def __init__(self, model: Any, args: CogCalibConfig | None = None, **kwargs: Any) -> None:
         args = args or CogCalibConfig("caltune-output")

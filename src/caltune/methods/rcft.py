@@ -101,6 +101,7 @@ class RCFTTrainer(CalibrationTrainer):
     """Supervised fine-tuning with the regulariser; the E-step is taken as `refresh` says."""
 
     _name = "RCFT"
+    config_class = RCFTConfig
 
     def __init__(self, model: Any, args: RCFTConfig | None = None, **kwargs: Any) -> None:
         args = args or RCFTConfig("caltune-output")
