@@ -48,7 +48,7 @@ DIRECTIONS = {
     "losses": {"errors"},
     "callbacks": {"errors", "recalibrate"},
     "card": {"errors", "types", "metrics", "report"},
-    "checkpoints": {"card", "errors", "models"},
+    "checkpoints": {"card", "errors", "models", "types"},
     "config": {"errors", "models", "output"},
     "examples": {"errors", "types", "data"},
     "flags": {"errors"},
@@ -64,7 +64,7 @@ DIRECTIONS = {
     "starting": {"allocator", "errors", "models"},
     "trackers": {"report"},
     "predictors": {"errors", "types", "prompts", "models", "scoring"},
-    "methods": {"errors", "types", "metrics", "losses", "knowledge", "formats", "collator", "trainer"},
+    "methods": {"errors", "types", "metrics", "losses", "knowledge", "formats", "collator", "checkpoints", "trainer"},
 }
 
 

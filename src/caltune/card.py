@@ -105,6 +105,16 @@ def write_card(
     return summary
 
 
+def remove_section(folder: str | os.PathLike[str]) -> None:
+    """Take section and diagram out of a folder's card, where they stand: they are of other weights than lie there."""
+    path = Path(folder, CARD)
+    path.with_name(DIAGRAM).unlink(missing_ok=True)
+    card = path.read_bytes() if path.is_file() else b""  # a user's own need not be text
+    begin, end = card.find(BEGIN.encode()), card.find(END.encode())
+    if 0 <= begin < end:
+        _replace(path, card[:begin].rstrip() + b"\n\n" + card[end + len(END.encode()) :].lstrip())
+
+
 def write_eval_results(
     folder: str | os.PathLike[str], summary: Summary, *, dataset: str, task: str, day: date | None = None
 ) -> Path:
@@ -156,10 +166,10 @@ def _new_card(folder: Path) -> str:
     return f"---\n{front}\n---\n\n# Model card of {markdown(folder.resolve().name)}\n"
 
 
-def _replace(path: Path, text: str) -> None:
+def _replace(path: Path, content: str | bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content if isinstance(content, bytes) else content.encode())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

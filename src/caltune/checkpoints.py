@@ -2,31 +2,106 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from transformers import Trainer
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from caltune.card import CARD, write_card
+from caltune.card import CARD, remove_section, write_card
 from caltune.errors import InputError
 from caltune.models import TEMPERATURE_FILE, option_temperature, save_option_temperature
+from caltune.types import OptionLogits, Question
 
 BY_TRL = "generated_from_trainer"  # a tag of every card that TRL writes
 STATE_FILE = "calibration_state.json"  # beside the optimizer's state in a checkpoint
+RENDERING = ("answers", "reduction", "template")  # settings that say how a question becomes option logits
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The questions of an evaluation, the prefix of its metrics and the weights it was of, as the card tells them."""
+
+    scores: OptionLogits
+    prefix: str
+    weights: str
 
 
 class Checkpoints(Trainer):
-    """The part of `CalibrationTrainer` that saves and resumes: option temperature, method and average of weights."""
+    """The part of `CalibrationTrainer` that saves and resumes: option temperature, method and average of weights.
+
+    It also measures what is saved, for the model card.
+    """
+
+    told: dict[str, object] | None = None  # what the card tells of the questions that are evaluated
+    fits_on_calibration = False  # whether the method is fitted on the calibration questions
+    state_needed = False  # whether going on without the method's state would be wrong, and not only a new fit
+    _measured: Measured | None = None
+    _left: str | None = None  # the weights that a training has left, where they are not those of its last step
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         super()._save(output_dir, state_dict)
         save_option_temperature(output_dir or self.args.output_dir, self.accelerator.unwrap_model(self.model))
 
+    # What a method may override.
+
+    def state_rests_on(self) -> dict[str, Any]:
+        """Settings, as JSON holds them, that must be the same for `method_state` to be taken over."""
+        return {}
+
+    # The weights that are saved, measured.
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train, and where an evaluation was asked for see to it that the last one is of the weights that are left."""
+        self._measured = self._left = None
+        result = super().train(*args, **kwargs)
+        for average in self.averages:
+            if average.count > 1 and self.state.global_step >= average.first(self.state):
+                self._left = f"{self.state.global_step}, weights averaged over the last {average.count} steps"
+        if self.args.eval_strategy != "no":
+            self._measure_left()
+        return result
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        self._left = Path(str(self.state.best_model_checkpoint)).name.rpartition("-")[2]
+
+    @property
+    def _weights(self) -> str:
+        return self._left or str(self.state.global_step)
+
+    def _measure_left(self) -> None:
+        several = isinstance(self.eval_dataset, dict)
+        parts = self.eval_dataset if several else {"": self.eval_dataset}
+        asked = {name: data for name, data in parts.items() if data is not None and "option_ids" in data.column_names}
+        if not asked or (self._measured is not None and self._measured.weights == self._weights):
+            return
+        if self.args.load_best_model_at_end and self._left:  # its evaluation is in the log already, at its own step
+            name, data = list(asked.items())[-1]
+            prefix = f"eval_{name}" if several else "eval"
+            self.predict(data, metric_key_prefix=prefix)
+            self._note(prefix)
+        else:
+            self.evaluate()
+
+    def evaluate(self, eval_dataset: Any = None, **kwargs: Any) -> dict[str, float]:
+        """Evaluate as `Trainer` does, and keep the questions for the card."""
+        metrics: dict[str, float] = super().evaluate(eval_dataset, **kwargs)
+        if not isinstance(self.eval_dataset if eval_dataset is None else eval_dataset, dict):  # its parts came by here
+            self._note(kwargs.get("metric_key_prefix", "eval"))
+        return metrics
+
+    def _note(self, prefix: str) -> None:
+        if self.evaluated is not None:
+            self._measured = Measured(self.evaluated, prefix, self._weights)
+
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """TRL's card in the output folder, with the calibration of the last evaluation, if any, and its diagram.
+        """TRL's card in the output folder, with calibration and diagram where the present weights have been evaluated.
 
         A card that TRL did not write, as a user's own, stays as it is but for the calibration.
         """
@@ -37,9 +112,17 @@ class Checkpoints(Trainer):
             super().create_model_card(*args, **kwargs)
             card = path.read_text(encoding="utf-8").replace("[None](https://huggingface.co/None)", "a local model")
             path.write_text(card.replace('model="None"', f"model={json.dumps(path.parent.name)}"), encoding="utf-8")
-        if self.evaluated is not None:
-            how = {name: getattr(self.args, name) for name in ("answers", "reduction", "template")}
-            write_card(path.parent, self.evaluated, told={"step": self.state.global_step, **how})
+        measured = self._measured
+        if measured is None or measured.weights != self._weights:
+            remove_section(path.parent)
+            return
+        told = {**(self.told or {}), "step": measured.weights}
+        if measured.prefix != "eval":
+            name = measured.prefix.removeprefix("eval_")
+            several = isinstance(self.eval_dataset, dict) and name in self.eval_dataset
+            told["set"] = f"{name}, of {', '.join(self.eval_dataset)}" if several else name
+        how = {name: getattr(self.args, name) for name in RENDERING}
+        write_card(path.parent, measured.scores, told={**told, **how})
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         # What is pushed lies in the output folder, and only files that transformers knows are copied there.
@@ -52,23 +135,76 @@ class Checkpoints(Trainer):
         super()._save_optimizer_and_scheduler(output_dir)
         if self.args.should_save:
             temperature = option_temperature(self.accelerator.unwrap_model(self.model))
-            state = {"option_temperature": temperature, "method": self.method_state()}
+            state = {"of": self._state_of(), "option_temperature": temperature, "method": self.method_state()}
             Path(output_dir, STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
             for average in self.averages:
                 average.save(output_dir)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        state = None if checkpoint is None else self._read_state(checkpoint)
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None and Path(checkpoint, STATE_FILE).is_file():
-            state = json.loads(Path(checkpoint, STATE_FILE).read_text(encoding="utf-8"))
+        if state is not None:
             self.accelerator.unwrap_model(self.model).config.option_temperature = state["option_temperature"]
             self.restore_method_state(state["method"])
             self.state_restored = True
             for average in self.averages:
                 average.load(checkpoint)
-        elif checkpoint is not None and (self._config.option_temperature is not None or self.averages):
-            what = "so option_temperature and average_weights cannot be taken up; save_only_model leaves it out"
-            raise InputError(f"{checkpoint}: has no {STATE_FILE}, {what}")
+
+    def _read_state(self, checkpoint: str) -> dict[str, Any] | None:
+        """A checkpoint's `STATE_FILE`, None where there is none and none is needed.
+
+        Raises `InputError` for one that is missed, broken, or of another method, other settings or other questions.
+        """
+        path = Path(checkpoint, STATE_FILE)
+        if not path.is_file():
+            fitted = {
+                "option_temperature": self._config.option_temperature is not None,
+                "average_weights": bool(self.averages),
+                f"what {self._name} fits": self.state_needed,
+            }
+            lost = " and ".join(name for name, is_lost in fitted.items() if is_lost)
+            if lost:
+                why = f"so {lost} cannot be taken up; save_only_model leaves it out"
+                raise InputError(f"{checkpoint}: has no {STATE_FILE}, {why}")
+            return None
+        try:
+            state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(f"{path}: must be JSON, got {error}") from error
+        if "of" not in state:
+            raise InputError(f"{path}: must tell its method under 'of', got none; it is an earlier caltune's")
+        present = self._state_of(whole=True)
+        for name, saved in state["of"].items():
+            if present.get(name) != saved:
+                raise InputError(f"{checkpoint}: {name} must be as before, {saved!r}, got {present.get(name)!r}")
+        if self.method_state() and not state["method"]:
+            raise InputError(f"{path}: must hold what {self._name} has fitted, got nothing")
+        return state
+
+    def _state_of(self, *, whole: bool = False) -> dict[str, Any]:
+        """What a checkpoint's state goes with: the method, and where it has a state what that comes from."""
+        found: dict[str, Any] = {"method": self._name}
+        if whole or self.method_state():
+            found |= {name: getattr(self.args, name) for name in RENDERING}
+            found |= self.state_rests_on()
+            found["training questions"] = question_digest(self.train_questions)
+            found["calibration questions"] = question_digest(self.calibration_questions)
+        return found
+
+
+def digest(value: Any) -> str:
+    """Twelve hexadecimal digits that differ where the value, as JSON, does."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:12]
+
+
+def question_digest(questions: Sequence[Question]) -> str:
+    """How many questions, and a digest of their texts, options and answers in order; not of ids, which may be places.
+
+    >>> one, two = Question("a", "1 + 1?", ("2", "3"), 0), Question("b", "1 + 2?", ("2", "3"), 1)
+    >>> question_digest([one, two]), question_digest([two, one])
+    ('2, digest 458c6b6f46a0', '2, digest 73ea217a3519')
+    """
+    return f"{len(questions)}, digest {digest([[q.text, q.options, q.answer] for q in questions])}"
 
 
 def require_whole_weights(trainer: Any) -> None:

@@ -201,15 +201,6 @@ def test_resuming_equals_not_stopping(tmp_path: Path, stop: int, settings: dict[
     assert torch.equal(rest.first_pass, whole.first_pass)
 
 
-def test_folds_cannot_resume_without_their_answers(tmp_path: Path) -> None:
-    how = {**RUN, "num_train_epochs": 1}
-    build("RCFT", tmp_path, callbacks=[StopAt(2)], **how).train()
-    (tmp_path / "checkpoint-2" / "calibration_state.json").unlink()
-    trainer = build("RCFT", tmp_path, bin_accuracy_source="cross-fitted", **how)
-    with pytest.raises(InputError, match="'cross-fitted' needs a checkpoint with its state, found none"):
-        trainer.train(resume_from_checkpoint=True)
-
-
 def test_folds_take_their_share_of_the_steps(tmp_path: Path) -> None:
     trainer = build("RCFT", tmp_path, bin_accuracy_source="cross-fitted", max_steps=3, per_device_train_batch_size=10)
     assert len(trainer.cross_fit()) == math.ceil(3 / 2)  # of one batch of five questions an epoch

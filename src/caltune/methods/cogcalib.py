@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import TrainerCallback
 
+from caltune.checkpoints import digest
 from caltune.collator import AnswerOutputs
 from caltune.errors import InputError, require
 from caltune.formats import read_knowledge
@@ -108,6 +109,9 @@ class CogCalibTrainer(CalibrationTrainer):
             raise InputError("cogcalib fits its detector on calibration questions, got none (and no knowledge file)")
         elif args.calibration_knowledge:
             self.known = _known(args.calibration_knowledge, self.calibration_questions)
+        self.fits_on_calibration = self.given is None
+        # What was known before training is lost without it, unless a file tells; and so is a threshold fitted once.
+        self.state_needed = self.given is None and not (args.calibration_knowledge and args.refresh == "epoch")
         self.add_callback(_AfterStyle(self))
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
@@ -132,22 +136,29 @@ class CogCalibTrainer(CalibrationTrainer):
         self.detector = fit_detector(answer, self.known)
         ids = [question.id for question in self.calibration_questions]
         is_due = self.control.should_log  # the step's own log, which the one here would cancel
-        self.log(
-            {
-                "detector_threshold": self.detector.threshold,
-                "detector_known_share": float((answer <= self.detector.threshold).mean()),
-                "detector_true_share": float(self.known.mean()),
-                "detector_accuracy": detector_accuracy(ids, answer, self.known),
-            }
-        )
+        found = {
+            "detector_threshold": self.detector.threshold,  # infinite where all, or none, were known
+            "detector_known_share": float((answer <= self.detector.threshold).mean()),
+            "detector_true_share": float(self.known.mean()),
+            "detector_accuracy": detector_accuracy(ids, answer, self.known),
+        }
+        self.log({name: value for name, value in found.items() if math.isfinite(value)})  # JSON has no other numbers
         self.control.should_log = is_due
 
+    def state_rests_on(self) -> dict[str, Any]:
+        given = self.given is not None and self.given.tolist()
+        known = bool(self.args.calibration_knowledge) and self.known.tolist()
+        return {"knowledge": given and digest(given), "calibration_knowledge": known and digest(known)}
+
     def method_state(self) -> dict[str, Any]:
-        return {"known": self.known.tolist(), "detector": self.detector and asdict(self.detector)}
+        found = asdict(self.detector) if self.detector else {}  # JSON has no inf or nan, which float() reads as text
+        detector = {name: value if math.isfinite(value) else str(value) for name, value in found.items()}
+        return {"known": self.known.tolist(), "detector": detector or None}
 
     def restore_method_state(self, state: dict[str, Any]) -> None:
         self.known = np.array(state["known"], dtype=bool)
-        self.detector = Detector(**state["detector"]) if state["detector"] else None
+        found = {name: float(value) for name, value in (state["detector"] or {}).items()}
+        self.detector = Detector(**found) if found else None
 
     def question_losses(self, outputs: AnswerOutputs) -> Tensor:
         """L_CE, and α·L_cal where the answer's NLL says that it is known."""
@@ -168,7 +179,8 @@ class CogCalibTrainer(CalibrationTrainer):
         if self.detector is None:
             return None
         answer = -outputs.option_logits.detach().log_softmax(-1).gather(-1, outputs.labels[:, None])[:, 0]
-        self.record("known_threshold", answer.new_tensor(self.detector.threshold))
+        if math.isfinite(self.detector.threshold):
+            self.record("known_threshold", answer.new_tensor(self.detector.threshold))
         return answer <= self.detector.threshold
 
     def _penalty(self, outputs: AnswerOutputs) -> Tensor:

@@ -122,6 +122,9 @@ class RCFTTrainer(CalibrationTrainer):
         # Confidence, and right or wrong, before a question was first trained on; -1 until then.
         self.first_pass = torch.full((len(self.train_questions), 2), -1.0, device=device)
         self.fold_answers: list[Predictions] = []
+        self.fits_on_calibration = args.bin_accuracy_source == "held-out"
+        untrained = args.bin_accuracy_source in ("first-pass", "cross-fitted")  # a trained model cannot answer for it
+        self.state_needed = untrained or args.refresh == "once" or args.refresh_momentum > 0
         self.add_callback(_AfterStep(self))
 
     def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:
@@ -163,8 +166,6 @@ class RCFTTrainer(CalibrationTrainer):
             confidence, correct = np.where(first < 0, [train.confidence, train.correct], first)
             return Predictions(train.ids, confidence, correct)
         if source == "cross-fitted":
-            if not self.fold_answers:
-                raise InputError("bin_accuracy_source 'cross-fitted' needs a checkpoint with its state, found none")
             return self.fold_answers[min(int(self.state.epoch or 0), len(self.fold_answers) - 1)]
         return train
 
@@ -206,6 +207,9 @@ class RCFTTrainer(CalibrationTrainer):
                 both[:, fold == k] = last.confidence, last.correct
         ids = tuple(map(str, range(count)))
         return [Predictions(ids, confidence, correct) for confidence, correct in answers]
+
+    def state_rests_on(self) -> dict[str, Any]:
+        return {name: vars(self.args)[name] for name in ("bin_accuracy_source", "bins", "bin_targets", "bin_weights")}
 
     def method_state(self) -> dict[str, Any]:
         return {
