@@ -25,7 +25,7 @@ AVERAGE_FILE = "calibration_average.safetensors"  # beside the optimizer's state
 
 
 class EpochBegin(TrainerCallback):
-    """Calls the trainer's `refresh`."""
+    """Calls the trainer's `refresh`; at the very end looks that there are weights to leave."""
 
     def __init__(self, trainer: CalibrationTrainer) -> None:
         self.trainer = trainer
@@ -35,6 +35,15 @@ class EpochBegin(TrainerCallback):
         # An epoch resumed in its middle goes on with what was fitted at its begin.
         if not restored or float(state.epoch).is_integer():
             self.trainer.refresh()
+
+    def on_train_end(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
+        parameters = self.trainer.accelerator.unwrap_model(self.trainer.model).parameters()
+        # Where a gradient was no number, no evaluation need have met what it has left.
+        if state.global_step and not all(p.isfinite().all() for p in parameters if p.requires_grad):
+            lower = f"take a learning_rate below {args.learning_rate:g}"
+            raise InputError(
+                f"the model's weights are no numbers after step {state.global_step}: training has diverged; {lower}"
+            )
 
 
 class OptionTemperature(TrainerCallback):
