@@ -12,6 +12,7 @@ import yaml
 from huggingface_hub import ModelCard, parse_eval_result_entries
 from hypothesis import given
 from hypothesis import strategies as st
+from peft import LoraConfig
 from tiny import tiny_questions
 from tiny_training import build
 
@@ -19,6 +20,7 @@ from caltune.card import BEGIN, DIAGRAM, END, add_section, calibration_section, 
 from caltune.errors import InputError
 from caltune.formats import write_scores
 from caltune.metrics import summarise
+from caltune.training import save
 from caltune.types import OptionLogits
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -140,6 +142,18 @@ def test_a_card_of_the_user_is_not_written_anew_by_a_checkpoint(tmp_path: Path) 
     card = (tmp_path / "README.md").read_text()
     assert card.startswith("# Mine\n\n" + BEGIN)
     assert card.count(BEGIN) == 1
+
+
+def test_an_adapters_blank_card_is_neither_a_users_nor_in_the_place_of_one(tmp_path: Path) -> None:
+    lora = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
+    trainer = build("SFT", tmp_path, peft_config=lora)
+    trainer.save_model()
+    trainer.create_model_card()
+    assert "This model was trained with" in (tmp_path / "README.md").read_text()
+    (tmp_path / "README.md").write_text("# Mine\n")
+    save(trainer, tmp_path)  # as the command line does
+    trainer.create_model_card()
+    assert (tmp_path / "README.md").read_text() == "# Mine\n"
 
 
 def test_results_are_read_by_the_hub(tmp_path: Path) -> None:

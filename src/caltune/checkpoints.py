@@ -45,8 +45,13 @@ class Checkpoints(Trainer):
     _left: str | None = None  # the weights that a training has left, where they are not those of its last step
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        folder = output_dir or self.args.output_dir
+        card = Path(folder, CARD)
+        was_there = card.exists()
         super()._save(output_dir, state_dict)
-        save_option_temperature(output_dir or self.args.output_dir, self.accelerator.unwrap_model(self.model))
+        if not was_there:
+            card.unlink(missing_ok=True)  # PEFT's blank one would be taken for a user's, or take the place of one
+        save_option_temperature(folder, self.accelerator.unwrap_model(self.model))
 
     # What a method may override.
 
