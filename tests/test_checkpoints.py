@@ -61,10 +61,10 @@ def test_the_card_is_of_the_averaged_weights_and_so_is_the_end_of_the_course(tmp
 
 
 def test_the_card_is_of_the_best_weights(tmp_path: Path) -> None:
-    best = {"load_best_model_at_end": True, "save_strategy": "epoch", "metric_for_best_model": "eval_nll"}
+    best = {"load_best_model_at_end": True, "save_strategy": "epoch", "metric_for_best_model": "eval_b_nll"}
     trainer = build(
         "SFT", tmp_path, evaluation={"a": HELD[:4], "b": HELD}, eval_strategy="epoch",
-        **{**RUN, **best, "learning_rate": 0.5, "metric_for_best_model": "eval_b_nll"},
+        **{**RUN, **best, "learning_rate": 0.1},
     )  # fmt: skip
     trainer.train()
     course = logged(trainer, "eval_b_nll")

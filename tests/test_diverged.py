@@ -24,8 +24,8 @@ from caltune.errors import InputError
 def test_it_names_step_and_learning_rate(tmp_path: Path, method: str, settings: dict[str, Any], count: int) -> None:
     """The first step leaves weights of 1e30, whose gradient is no number, and the second puts it into the weights."""
     how = {"learning_rate": 1e30, "num_train_epochs": 3, "per_device_train_batch_size": 10}
-    what = f"no numbers for {count} of {count} questions at step 2: training has diverged; take a learning_rate below"
-    with pytest.raises(InputError, match=what + r" 1e\+30$"):
+    what = f"no numbers for {count} of {count} questions at step [12]: training has diverged; take a learning_rate"
+    with pytest.raises(InputError, match=what + r" below 1e\+30$"):
         build(method, tmp_path, **how, **settings).train()
 
 

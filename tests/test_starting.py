@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -224,6 +225,9 @@ def test_data_that_does_not_serve_is_refused(tmp_path: Path) -> None:
         build("SFT", tmp_path, calibration=[*tiny_questions(2, prefix="c"), CHAT])
     with pytest.raises(InputError, match="1 training questions are also held out"):  # by what they ask, not by row
         build("SFT", tmp_path, train=[ROW, CHAT], evaluation=[{**ROW, "id": 7}], calibration=[])
+    turned = replace(tiny_questions(1)[0], id="other", options=tiny_questions(1)[0].options[::-1])
+    with pytest.raises(InputError, match=r"by text and options; the first is id 'q0', there 'other'"):
+        build("SFT", tmp_path, train=tiny_questions(3), calibration=[turned])
     with pytest.raises(InputError, match="eval_dataset holds no question"):
         CalibrationTrainer(
             tiny_model(),

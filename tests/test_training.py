@@ -207,6 +207,17 @@ def test_a_source_without_a_test_split_is_enough(tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_a_test_split_that_cannot_be_read_is_told(tmp_path, capsys):
+    write_jsonl(tmp_path / "train.jsonl", tiny_questions(3))
+    write_jsonl(tmp_path / "validation.jsonl", tiny_questions(6)[3:])
+    (tmp_path / "test.jsonl").write_text('{"ask": "Capital of Peru?", "choices": ["Lima", "Oslo"], "key": "A"}\n')
+    train, _ = load_splits(str(tmp_path), TrainArguments(), {})
+    assert len(train) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"caltune: the test split cannot be read, so what stands there too is not known: {tmp_path}")
+    assert "test.jsonl:1: " in line
+
+
 def test_training_on_the_test_questions_only_is_refused(tmp_path):
     for split in ("train", "test"):
         write_jsonl(tmp_path / f"{split}.jsonl", tiny_questions(3))

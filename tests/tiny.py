@@ -90,7 +90,8 @@ def tiny_model(*, seed: int = 0, **settings: Any) -> LlamaForCausalLM:
 
 
 def tiny_questions(count: int = 12, *, prefix: str = "q") -> list[Question]:
-    """Capitals with 2 to 5 options each, the right one in changing places."""
+    """Capitals with 2 to 5 options each, the right one in changing places; other questions for another prefix."""
+    again = "" if prefix == "q" else f" {prefix}"
     countries, cities = list(CAPITALS), list(CAPITALS.values())
     questions = []
     for i in range(count):
@@ -102,7 +103,7 @@ def tiny_questions(count: int = 12, *, prefix: str = "q") -> list[Question]:
         questions.append(
             Question(
                 id=f"{prefix}{i}",
-                text=f"What is the capital of {country}?" + ("" if i < len(countries) else f" ({i})"),
+                text=f"What is the capital of {country}?" + again + ("" if i < len(countries) else f" ({i})"),
                 options=tuple(options),
                 answer=i % size,
                 group="north" if i % 2 else "south",

@@ -13,6 +13,10 @@ class InputError(ValueError):
     """
 
 
+class MissingSplit(InputError):
+    """A source without the split that was asked for, or with no question in it; not one that cannot be read."""
+
+
 def require(name: str, value: object, allowed: Sequence[object]) -> None:
     """Raise `InputError` unless `value` is one of `allowed`."""
     if value not in allowed:

@@ -9,6 +9,7 @@ from typing import Any
 
 from datasets import Dataset, IterableDataset
 
+from caltune.data import find_overlap
 from caltune.data.fields import CONVENTIONS, option_columns, question_reader
 from caltune.errors import InputError
 from caltune.types import Question
@@ -92,7 +93,7 @@ def read_examples(data: Any, name: str, *, text_field: str = "text", formatted: 
 
 def require_usable(train: Examples, held_out: Mapping[str, Examples], calibration: Examples, *, metrics: bool) -> None:
     """Raise `InputError` for data that cannot be trained on, evaluated (with own `metrics`) or fitted on as it should:
-    none, ordinary rows where only questions serve, or a training question that by its id is held out too.
+    none, ordinary rows where only questions serve, or a training question that is held out too, by id or by content.
     """
     if not train.questions and not train.ordinary:
         raise InputError("train_dataset must hold at least one question or row, got none")
@@ -101,10 +102,13 @@ def require_usable(train: Examples, held_out: Mapping[str, Examples], calibratio
     for data in held_out.values():
         if data.ordinary and not data.questions and metrics:
             raise InputError("compute_metrics gets the questions' option logits, and eval_dataset holds no question")
-    kept_out = {question.id for data in (*held_out.values(), calibration) for question in data.questions}
-    shared = [question.id for question in train.questions if question.id in kept_out]
+    kept_out = [question for data in (*held_out.values(), calibration) for question in data.questions]
+    shared = find_overlap({"held out": kept_out, "train": train.questions})
     if shared:
-        raise InputError(f"{len(shared)} training questions are also held out, the first is id {shared[0]!r}")
+        raise InputError(
+            f"{len(shared)} training questions are also held out, by id or by text and options; the first is id "
+            f"{shared[0].second_id!r}, there {shared[0].first_id!r}"
+        )
 
 
 def _only_form(data: Any, text_field: str, formatted: bool) -> tuple[str, bool] | None:

@@ -78,6 +78,12 @@ def one_line(value: object) -> str:
     return " ".join(clean(value).split())
 
 
+def tell(text: str) -> None:
+    """One line on stderr, from the first of several processes."""
+    if first_process():
+        print(f"caltune: {one_line(text)}", file=sys.stderr)
+
+
 def report_bad_rows(bad: Sequence[str]) -> None:
     """Say on stderr how many rows were left out, and each one's place and reason."""
     if bad and first_process():

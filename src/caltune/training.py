@@ -9,7 +9,6 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,11 @@ from transformers.trainer_utils import get_last_checkpoint
 from yaml import YAMLError
 
 from caltune import methods
-from caltune.data import find_overlap, load_questions
+from caltune.data import find_overlap, load_other_split, load_questions
 from caltune.errors import InputError
 from caltune.flags import FlagParser
 from caltune.models import TEMPERATURE_FILE, load_model
-from caltune.output import first_process, report_bad_rows, require_folder
+from caltune.output import first_process, report_bad_rows, require_folder, tell
 from caltune.report.advice import flags
 from caltune.trainer import CalibrationConfig, CalibrationTrainer
 from caltune.types import Question
@@ -176,9 +175,7 @@ def load_splits(source: str, settings: TrainArguments, fields: dict[str, str]) -
     on_bad = bad.append if settings.skip_bad else None
     train = load_questions(source, "train", fields=fields, on_bad=on_bad)
     calibration = load_questions(source, "calibration", fields=fields, on_bad=on_bad)
-    test: list[Question] = []
-    with suppress(InputError):  # a source need not have a test split
-        test = load_questions(source, "test", fields=fields, on_bad=lambda _: None)
+    test = load_other_split(source, "test", fields, tell)
     report_bad_rows(list(dict.fromkeys(bad)))  # two splits may be parts of one file
     overlap = find_overlap({"test": test, "calibration": calibration, "train": train})
     train = _without(train, "training", {item.second_id for item in overlap if item.second_split == "train"})

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from caltune import verbs_answers, verbs_serve
 from caltune.errors import InputError
-from caltune.output import first_process, one_line, quiet, report_bad_rows, require_place, write_json
+from caltune.output import first_process, one_line, quiet, report_bad_rows, require_place, tell, write_json
 
 if TYPE_CHECKING:
     import argparse
@@ -58,7 +58,7 @@ def demo(arguments: argparse.Namespace) -> None:
 
 def data(arguments: argparse.Namespace) -> None:
     """What was read from a source, its overlap with other splits, and the first prompt."""
-    from caltune.data import find_overlap, load_questions
+    from caltune.data import find_overlap, load_other_split
     from caltune.data.splits import VALIDATION_NAMES
     from caltune.prompts import render
     from caltune.report.terminal import overlap_lines, prompt_lines, source_lines
@@ -71,10 +71,7 @@ def data(arguments: argparse.Namespace) -> None:
         names = {"train", "calibration", "test"} - {arguments.split}
         names -= {"calibration"} if arguments.split in VALIDATION_NAMES else set()
         for name in sorted(names):
-            with suppress(InputError):  # a source need not have every split
-                others[name] = load_questions(
-                    arguments.source, name, fields=field_mapping(arguments.field), on_bad=lambda _: None
-                )
+            others[name] = load_other_split(arguments.source, name, field_mapping(arguments.field), tell)
         lines += overlap_lines([item for item in find_overlap(others) if item.first_split == arguments.split])
     first = next((question for question in questions if question.options), None)
     if first is None:
@@ -165,7 +162,7 @@ def knowledge(arguments: argparse.Namespace) -> None:
 
 def _exemplar_pool(arguments: argparse.Namespace) -> list[Question]:
     """Answered questions of the train split that do not stand in the test split, by id or by content."""
-    from caltune.data import find_overlap, load_questions
+    from caltune.data import find_overlap, load_other_split, load_questions
 
     fields = field_mapping(arguments.field)
     try:
@@ -173,9 +170,7 @@ def _exemplar_pool(arguments: argparse.Namespace) -> list[Question]:
         train = load_questions(arguments.source, "train", fields=fields, on_bad=on_bad)
     except InputError as error:
         raise InputError(f"exemplars are taken from the train split (--exemplars 0 takes none): {error}") from error
-    test: list[Question] = []
-    with suppress(InputError):  # a source need not have a test split
-        test = load_questions(arguments.source, "test", fields=fields, on_bad=lambda _: None)
+    test = load_other_split(arguments.source, "test", fields, tell)
     twice = {item.second_id for item in find_overlap({"test": test, "train": train})}
     return [q for q in train if q.id not in twice and (q.answer is not None or q.accepted)]
 

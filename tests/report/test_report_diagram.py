@@ -158,6 +158,13 @@ def test_course_lines_lie_where_the_numbers_say() -> None:
     assert accuracy.get("points") == "34,138.7 220,115.3"
 
 
+def test_a_course_ends_with_the_last_of_two_evaluations_at_one_epoch() -> None:
+    rows = [{"epoch": e, "eval_accuracy": a, "eval_confidence": 0.9} for e, a in ((0, 0.5), (3, 0.8), (3, 0.7))]
+    course = read_course(rows)
+    assert course is not None
+    assert course.accuracy == (0.5, 0.8, 0.7)
+
+
 @pytest.mark.parametrize(
     "rows",
     [

@@ -11,10 +11,10 @@ from caltune.data.fields import question_reader
 from caltune.data.files import Row, find_split_files, is_data_file, read_rows
 from caltune.data.hub import HUB_ID, PRESETS, hub_rows, load_hub, local_folder
 from caltune.data.splits import Overlap, SplitChoice, choose_file_split, choose_split, find_overlap, hash_split
-from caltune.errors import InputError
+from caltune.errors import InputError, MissingSplit
 from caltune.types import Question
 
-__all__ = ["PRESETS", "WORLD_FACTS", "Overlap", "find_overlap", "hash_split", "load_questions"]
+__all__ = ["PRESETS", "WORLD_FACTS", "Overlap", "find_overlap", "hash_split", "load_other_split", "load_questions"]
 
 WORLD_FACTS = "world-facts"
 Rows = Iterable[tuple[str, Row]]
@@ -73,6 +73,23 @@ def load_questions(
             f"{', '.join(PRESETS)}; there is no such file or name" + (f", did you mean {close[0]!r}?" if close else "")
         )
     return _collect(rows, choice, name if split is None else f"{name} ({split})", fields, on_bad, limit)
+
+
+def load_other_split(
+    source: str | Path, split: str, fields: Mapping[str, str] | None, tell: Callable[[str], None]
+) -> list[Question]:
+    """Questions that those of another split must not repeat: none where the source lacks the split; no bad rows.
+
+    Where it is there and none can be read, that is told: nothing could be compared with it.
+    """
+    bad: list[str] = []
+    try:
+        return load_questions(source, split, fields=fields, on_bad=bad.append)
+    except MissingSplit:
+        pass
+    except InputError as error:
+        tell(f"the {split} split cannot be read, so what stands there too is not known: {bad[0] if bad else error}")
+    return []
 
 
 def _load_world_facts(split: str | None) -> list[Question]:
@@ -138,7 +155,7 @@ def _collect(
             if len(questions) == limit:
                 break
     if not questions:
-        raise InputError(
+        raise (InputError if bad else MissingSplit)(
             f"{source}: at least one question must be left, got {good} good rows (none in this split), {bad} bad"
         )
     return questions

@@ -20,7 +20,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from caltune.errors import InputError
+from caltune.errors import InputError, MissingSplit
 from caltune.types import Question
 
 VALIDATION_NAMES = ("validation", "valid", "val", "dev")
@@ -94,7 +94,7 @@ def choose_split(names: Collection[str], wanted: str | None, source: str, *, als
             return SplitChoice(name)
     if wanted in stand_ins and carves_train:
         return SplitChoice("train", frozenset({"calibration"}))
-    raise InputError(f"{source}: the split must be one of: {listed}; got {wanted!r}")
+    raise MissingSplit(f"{source}: the split must be one of: {listed}; got {wanted!r}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,7 +127,7 @@ def read_course(rows: object) -> Course | None:
             values = [_finite(row.get(key)) for key in ("epoch", "eval_accuracy", "eval_confidence", "eval_ece")]
             if not any(math.isnan(value) for value in values[:3]):
                 kept.append(tuple(values))
-    kept.sort()
+    kept.sort(key=lambda row: row[0])  # of two at one epoch the later is of the weights that were kept
     if len(kept) < 2 or kept[0][0] == kept[-1][0]:
         return None
     epochs, accuracy, confidence, ece = zip(*kept, strict=True)
