@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from caltune.errors import InputError
+from caltune.flags import require_type
 from caltune.training import parse
 
 NEEDED = ("data.jsonl", "--model", "m", "--output-dir", "d")
@@ -32,7 +33,8 @@ def read(folder: Path, line: str, *flags: str) -> Any:
         ("learning_rate: false", "learning_rate must be a number, got False"),
         ("skip_bad: 3", "skip_bad must be true or false, got 3"),
         ("model: [a]", r"model must be text, in quotes where YAML reads something else, got \['a'\]"),
-        ("resume_from_checkpoint: true", "resume_from_checkpoint must be text, in quotes .*, got True"),
+        ("run_name: 2024", "run_name must be text, in quotes .*, got 2024"),
+        ("fsdp: [true]", r"fsdp must be text, in quotes .*, got \[True\]"),
     ],
 )
 def test_values_of_another_type_are_refused_by_name(tmp_path: Path, line: str, message: str) -> None:
@@ -45,6 +47,12 @@ def test_values_of_the_right_type_are_taken(tmp_path: Path) -> None:
     settings, args = read(tmp_path, "\n".join((*lines, "report_to: [none]", "lr_scheduler_kwargs: {power: 2.0}")))
     assert (settings.limit, settings.skip_bad, args.bins, args.learning_rate) == (None, True, 5, 1e-3)
     assert (args.num_train_epochs, args.bf16, args.lr_scheduler_kwargs) == (2, False, {"power": 2.0})
+
+
+def test_words_that_yaml_takes_for_booleans(tmp_path: Path) -> None:
+    _, args = read(tmp_path, "resume_from_checkpoint: true\neval_strategy: no\nsave_strategy: off")
+    assert (args.resume_from_checkpoint, args.eval_strategy, args.save_strategy) == ("true", "no", "no")
+    require_type("fsdp", True, str | None)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from files import write_jsonl
 from tiny import tiny_questions
 
 from caltune.cli import _parser
-from caltune.data import find_overlap, load_questions
+from caltune.data import find_overlap, hash_split, load_questions
 from caltune.errors import InputError
 from caltune.training import TrainArguments, load_splits, parse, save, score_command
 from caltune.types import Question
@@ -216,6 +216,14 @@ def test_a_test_split_that_cannot_be_read_is_told(tmp_path, capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"caltune: the test split cannot be read, so what stands there too is not known: {tmp_path}")
     assert "test.jsonl:1: " in line
+
+
+def test_a_small_file_without_test_questions_and_with_a_bad_row_says_nothing_of_a_test_split(tmp_path, capsys):
+    questions = [q for q in tiny_questions(20) if hash_split(q.id) != "test"]
+    data = write_jsonl(tmp_path / "data.jsonl", questions)
+    data.write_text("broken\n" + data.read_text())
+    load_splits(str(data), TrainArguments(skip_bad=True), {})
+    assert "the test split cannot be read" not in capsys.readouterr().err
 
 
 def test_training_on_the_test_questions_only_is_refused(tmp_path):

@@ -103,7 +103,7 @@ def require_usable(train: Examples, held_out: Mapping[str, Examples], calibratio
         if data.ordinary and not data.questions and metrics:
             raise InputError("compute_metrics gets the questions' option logits, and eval_dataset holds no question")
     kept_out = [question for data in (*held_out.values(), calibration) for question in data.questions]
-    shared = find_overlap({"held out": kept_out, "train": train.questions})
+    shared = find_overlap({"held out": kept_out, "train": train.questions}, exact=True)
     if shared:
         raise InputError(
             f"{len(shared)} training questions are also held out, by id or by text and options; the first is id "

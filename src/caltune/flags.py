@@ -31,6 +31,7 @@ class FlagParser(TrlParser):
         """
         self.configured = frozenset(kwargs)
         defaults = {action.dest: action.default for action in self._actions}
+        kwargs = {name: _word(name, value) for name, value in kwargs.items()}
         hints = {name: hint for kind in self.dataclass_types for name, hint in get_type_hints(kind).items()}
         for name, value in kwargs.items():
             if name in defaults and not (value is None and defaults[name] is None):
@@ -44,6 +45,13 @@ class FlagParser(TrlParser):
             action.default = SUPPRESS
         typed = vars(self.parse_known_args(arguments)[0])
         return tuple(name for name in names if name in typed or name in self.configured)
+
+
+def _word(name: str, value: Any) -> Any:
+    """YAML reads `no` and `true` as booleans, also where they are words of a field."""
+    if name == "resume_from_checkpoint" and isinstance(value, bool):
+        return str(value).lower()
+    return "no" if name.endswith("_strategy") and value is False else value
 
 
 def require_type(name: str, value: Any, hint: Any) -> None:
@@ -60,8 +68,8 @@ def require_type(name: str, value: Any, hint: Any) -> None:
     if value is None and NoneType in parts:
         return
     kinds = [part for part in parts if part is not NoneType]
-    if len(kinds) != 1 or kinds[0] not in KINDS or isinstance(value, str):
-        return
+    if len(kinds) != 1 or kinds[0] not in KINDS or isinstance(value, str) or (name == "fsdp" and value is True):
+        return  # fsdp is annotated as text, and documented as true
     accepted, what = KINDS[kinds[0]]
     if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in accepted):
         raise InputError(f"{name} must be {what}, got {value!r}")

@@ -189,3 +189,18 @@ def test_real_data_loads_whole(name: str, split: str, rows: int, bad: int) -> No
         assert all(q.answer is not None for q in questions)
     if name == "mmlu":
         assert len({q.group for q in questions}) == 57
+
+
+def test_exact_overlap_tells_a_power_from_a_number_and_capitals_apart():
+    def asked(name, text, options):
+        return Question(name, text, options, 0)
+
+    train = [
+        asked("a", "What is 2²?", ("4", "22")),
+        asked("b", "Polish", ("x", "y")),
+        asked("c", "Cafe\u0301?", ("x", "y")),
+    ]
+    test = [asked("d", "What is 22?", ("22", "4")), asked("e", "polish", ("x", "y")), asked("f", " Café?", ("y", "x"))]
+    splits = {"train": train, "test": test}
+    assert [found.second_id for found in find_overlap(splits)] == ["d", "e", "f"]
+    assert [found.second_id for found in find_overlap(splits, exact=True)] == ["f"]

@@ -144,6 +144,9 @@ def test_nothing_is_to_be_trained_or_fitted_where_it_cannot_help():
         _, rows = advice(found)
         assert not {"train", "then", "otherwise"} & set(rows)
     assert "every answer is right" in rows["because"]
+    _, rows = advice(diagnosis(), diagnosis(accuracy=0.75, confidence=0.76, corrected=Interval(0.01, 0.0, 0.03)))
+    assert rows["take"].endswith("it as it is")
+    assert not {"train", "then", "otherwise"} & set(rows)
     _, rows = advice(diagnosis(accuracy=0.1), setting=Setting("exam.csv", trained=True))
     assert "right less often than guessing is: look at the labels" in rows["because"]
     assert not {"train", "then", "otherwise"} & set(rows)

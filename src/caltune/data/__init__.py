@@ -155,7 +155,7 @@ def _collect(
             if len(questions) == limit:
                 break
     if not questions:
-        raise (InputError if bad else MissingSplit)(
+        raise (InputError if bad and not good else MissingSplit)(
             f"{source}: at least one question must be left, got {good} good rows (none in this split), {bad} bad"
         )
     return questions

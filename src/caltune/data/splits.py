@@ -111,19 +111,20 @@ class Overlap:
     second_id: str
 
 
-def find_overlap(splits: Mapping[str, Sequence[Question]]) -> list[Overlap]:
+def find_overlap(splits: Mapping[str, Sequence[Question]], *, exact: bool = False) -> list[Overlap]:
     """Find the questions that stand in more than one split; an empty list is good.
 
     Two questions are the same when their ids are equal, or when text and set of options are equal after Unicode NFKC,
     case folding and collapsing white space. Each question of the later split is reported once for each earlier split it
-    stands in, with the first id found there. It cannot see paraphrases.
+    stands in, with the first id found there. It cannot see paraphrases. With `exact`, case and characters that NFKC
+    makes equal count, so that "2²" is not "22": only NFC and white space are levelled.
 
     >>> train = [Question("a", "Capital of  France?", ("Paris", "Lyon"), 0)]
     >>> test = [Question("b", "capital of france?", ("Lyon", "Paris"), 1), Question("c", "Why?", ("x", "y"), 0)]
     >>> find_overlap({"train": train, "test": test})
     [Overlap(kind='content', first_split='train', first_id='a', second_split='test', second_id='b')]
     """
-    contents = {name: [_content(question) for question in questions] for name, questions in splits.items()}
+    contents = {name: [_content(question, exact) for question in questions] for name, questions in splits.items()}
     found = []
     for first, second in combinations(splits, 2):
         first_ids = {question.id for question in splits[first]}
@@ -138,9 +139,11 @@ def find_overlap(splits: Mapping[str, Sequence[Question]]) -> list[Overlap]:
     return found
 
 
-def _content(question: Question) -> tuple[str, frozenset[str]]:
-    return _normalise(question.text), frozenset(map(_normalise, question.options))
+def _content(question: Question, exact: bool) -> tuple[str, frozenset[str]]:
+    text, *options = (_normalise(text, exact) for text in (question.text, *question.options))
+    return text, frozenset(options)
 
 
-def _normalise(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+def _normalise(text: str, exact: bool) -> str:
+    levelled = unicodedata.normalize("NFC", text) if exact else unicodedata.normalize("NFKC", text).casefold()
+    return " ".join(levelled.split())

@@ -181,6 +181,7 @@ def _choice_rows(setting: Setting, before: Diagnosis, after: Diagnosis | None) -
         method = "" if trained else "sft"
     elif lean == "calibrated":
         take = "it as it is" + ("" if trained else f"; for more accuracy {accurate}")
+        method = "" if trained else method
         why = "its confidence is no further off than chance explains"
     elif trained:
         take, why = "temperature scaling", f"it is {lean}, and one fitted number repairs most of that"
