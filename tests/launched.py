@@ -18,8 +18,9 @@ import torch
 from tiny import one_pass_per_option, ragged_questions, tiny_model, tiny_questions, tiny_tokenizer
 from tiny_training import build, drawn_answers, weights
 
-from caltune.callbacks import WeightAverage
+from caltune.callbacks import EpochBegin, WeightAverage
 from caltune.cli import main
+from caltune.errors import InputError
 from caltune.scoring import engine
 from caltune.scoring.cost import ScoringCost
 from caltune.scoring.engine import score, score_encoded, score_with_features
@@ -98,6 +99,20 @@ def sharded() -> dict[str, Any]:
     return {"found": listed(found), "expected": listed(expected.numpy()), "gradient": float(gradient.norm())}
 
 
+def diverged(folder: Path) -> str:
+    """What a process is told whose own weights are right, where those of another (the last) are not."""
+    trainer = build("SFT", folder / "diverged", max_steps=1)
+    trainer.train()
+    with torch.no_grad():
+        if process_rank() == 1:
+            next(trainer.model.parameters()).fill_(torch.nan)
+    try:
+        EpochBegin(trainer).on_train_end(trainer.args, trainer.state)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
 def compute(folder: Path) -> None:
     """Everything, into one file a process."""
     join_processes("cpu")
@@ -111,6 +126,7 @@ def compute(folder: Path) -> None:
     }
     if process_count() > 1:
         document["sharded"] = sharded()
+        document["diverged"] = diverged(folder)
     (folder / f"{process_count()}-{process_rank()}.json").write_text(json.dumps(document), encoding="utf-8")
     if process_count() > 1:
         torch.distributed.destroy_process_group()

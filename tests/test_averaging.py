@@ -13,6 +13,7 @@ from tiny_training import assert_same, build, weights
 from torch import Tensor
 from transformers import TrainerCallback
 
+from caltune.callbacks import AVERAGE_FILE
 from caltune.errors import InputError
 
 HOW = {"num_train_epochs": 3, "per_device_train_batch_size": 4, "optim": "adamw_torch", "learning_rate": 5e-3}
@@ -78,6 +79,33 @@ def test_resuming_equals_not_stopping(tmp_path: Path, stop: int) -> None:
     [average] = rest.averages
     assert average.count == 6
     assert_same(weights(rest.model), weights(whole.model))
+
+
+@pytest.mark.parametrize(
+    ("share", "later", "gone", "message"),
+    [
+        (1.0, 1.0, True, "last 6 steps, got 0"),
+        (0.0, 1.0, False, "last 6 steps, got 0"),
+        (5 / 9, 1.0, False, "last 6 steps, got 2"),  # steps 5 to 9
+    ],
+    ids=["gone", "none", "others"],
+)
+def test_a_sum_that_is_not_of_all_its_steps_is_not_gone_on_with(
+    tmp_path: Path, share: float, later: float, gone: bool, message: str
+) -> None:
+    build("SFT", tmp_path, callbacks=[StopAt(6)], average_weights=share, **HOW).train()
+    if gone:
+        (tmp_path / "checkpoint-6" / AVERAGE_FILE).unlink()
+    with pytest.raises(InputError, match=f"{AVERAGE_FILE}: must hold the sum of the weights after the {message};"):
+        build("SFT", tmp_path, average_weights=later, **HOW).train(resume_from_checkpoint=True)
+
+
+def test_a_sum_that_more_epochs_leave_behind_does_not_enter(tmp_path: Path) -> None:
+    build("SFT", tmp_path, callbacks=[StopAt(6)], average_weights=5 / 9, **HOW).train()
+    watch = Course()
+    more = build("SFT", tmp_path, callbacks=[watch], average_weights=5 / 12, **{**HOW, "num_train_epochs": 4})
+    more.train(resume_from_checkpoint=True)
+    assert_same(weights(more.model), mean(watch.steps[-5:]))  # 8 to 12
 
 
 def test_a_second_training_starts_a_new_average(tmp_path: Path) -> None:

@@ -156,6 +156,24 @@ def test_an_adapters_blank_card_is_neither_a_users_nor_in_the_place_of_one(tmp_p
     assert (tmp_path / "README.md").read_text() == "# Mine\n"
 
 
+@pytest.mark.parametrize("adapter", [False, True])
+def test_a_users_card_keeps_its_bytes(tmp_path: Path, adapter: bool) -> None:
+    """It is no UTF-8, has a front matter and ends of lines of its own, and speaks of TRL's tag."""
+    own = "---\r\ntitle: M\xfcller\r\n---\r\n# Mine\r\n\r\nNo generated_from_trainer card.".encode("latin-1")
+    (tmp_path / "README.md").write_bytes(own)
+    lora = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
+    how = {"eval_strategy": "epoch", "save_strategy": "epoch", "num_train_epochs": 1, "learning_rate": 0.0}
+    held = tiny_questions(6, prefix="e")
+    trainer = build("SFT", tmp_path, evaluation=held, peft_config=lora if adapter else None, **how)
+    trainer.save_model()
+    assert (tmp_path / "README.md").read_bytes() == own
+    trainer.train()
+    trainer.save_model()
+    card = (tmp_path / "README.md").read_bytes()
+    assert card.startswith(own + b"\n\n" + BEGIN.encode())
+    assert card.endswith(END.encode() + b"\n")
+
+
 def test_results_are_read_by_the_hub(tmp_path: Path) -> None:
     path = write_eval_results(
         tmp_path, summarise(four_of_five()), dataset="cais/mmlu", task='a "b": c', day=date(2026, 1, 2)

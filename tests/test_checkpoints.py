@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from files import strict_json
 from test_trainer_runs import StopAt
 from tiny import tiny_model, tiny_questions, tiny_tokenizer
 from tiny_training import build, drawn_answers, logged, plain_probabilities
+from transformers import TrainerCallback
 
 from caltune import methods
 from caltune.card import BEGIN, DIAGRAM
@@ -27,6 +29,7 @@ from caltune.trainer import CalibrationTrainer
 from caltune.types import OptionLogits, Question
 
 HELD = drawn_answers(tiny_questions(9, prefix="e"))
+BEST = {"load_best_model_at_end": True, "metric_for_best_model": "nll"}
 RUN: dict[str, Any] = {"num_train_epochs": 3, "per_device_train_batch_size": 4, "learning_rate": 0.05}
 
 
@@ -74,6 +77,38 @@ def test_the_card_is_of_the_best_weights(tmp_path: Path) -> None:
     card = card_of(trainer)
     assert f"- step: {step}\n" in card
     assert "- set: b, of a, b\n" in card
+    assert shows(card, saved_scores(trainer))
+
+
+@pytest.mark.parametrize("left", ["averaged", "best"])
+def test_the_card_beside_saved_weights_is_theirs_without_being_asked_for(tmp_path: Path, left: str) -> None:
+    """The last checkpoint has left a card of step 9."""
+    how = {**RUN, "eval_strategy": "epoch", "save_strategy": "epoch", "learning_rate": 0.1}
+    how |= {"averaged": {"average_weights": 1.0, "learning_rate": 0.5}, "best": BEST}[left]
+    trainer = build("SFT", tmp_path, evaluation=HELD, **how)
+    trainer.train()
+    found = saved_scores(trainer)
+    card = (tmp_path / "README.md").read_text().replace("\u00a0", " ")
+    assert shows(card, found)
+    assert f"- step: {trainer._weights}\n" in card
+    assert trainer._weights != "9"
+    later = build("SFT", tmp_path)
+    later.save_model()  # of weights that were never evaluated
+    assert BEGIN not in (tmp_path / "README.md").read_text()
+
+
+def test_where_the_best_checkpoint_is_gone_the_card_is_of_the_last_weights(tmp_path: Path) -> None:
+    class Remove(TrainerCallback):
+        def on_step_end(self, _: Any, state: Any, *__: Any, **___: Any) -> None:
+            if state.global_step == 9:
+                shutil.rmtree(state.best_model_checkpoint)
+
+    how = {**RUN, "eval_strategy": "epoch", "save_strategy": "epoch", "learning_rate": 0.1, **BEST}
+    trainer = build("SFT", tmp_path, evaluation=HELD, callbacks=[Remove()], **how)
+    trainer.train()
+    assert trainer.state.best_global_step < 9
+    card = card_of(trainer)
+    assert "- step: 9\n" in card
     assert shows(card, saved_scores(trainer))
 
 
@@ -145,6 +180,9 @@ def resume(found: str, method: str, folder: Path, **settings: Any) -> Calibratio
 
 
 OTHER = [replace(q, answer=(q.answer or 0) - 1 if q.answer else 1) for q in tiny_questions(8, prefix="c")]
+DRAWN = drawn_answers(tiny_questions(10))
+FOLDS = {"bin_accuracy_source": "cross-fitted"}
+FITS = {"option_temperature": 0, "train": DRAWN}
 REFUSED: dict[str, tuple[str, dict[str, Any], str, dict[str, Any], str]] = {
     "calibration": ("CogCalib", {}, "CogCalib", {"calibration": OTHER}, r"calibration questions must be .* got '8, "),
     "reversed": ("RCFT", {}, "RCFT", {"train": tiny_questions(10)[::-1]}, "training questions must be as before, '10"),
@@ -157,6 +195,10 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str, dict[str, Any], str]] = {
     "bins": ("RCFT", {}, "RCFT", {"bins": 5, "refresh_momentum": 0.5}, "bins must be as before, 10, got 5"),
     "source": ("RCFT", {}, "RCFT", {"bin_accuracy_source": "first-pass"}, "bin_accuracy_source .* 'train', got 'first"),
     "rendering": ("CogCalib", {}, "CogCalib", {"answers": "letters"}, "answers must .*'continuations', got 'letters'"),
+    "folds": ("RCFT", FOLDS, "RCFT", {**FOLDS, "folds": 3}, "folds must be as before, 2, got 3"),
+    "epochs": ("RCFT", FOLDS, "RCFT", {**FOLDS, "num_train_epochs": 2}, "num_train_epochs must be as before, 1, got 2"),
+    "temperature": ("SFT", FITS, "SFT", {**FITS, "train": HELD}, r"training questions must be .*'10, .*, got '9, "),
+    "its rendering": ("SFT", FITS, "SFT", {**FITS, "answers": "letters"}, "answers must .*'continuations', got 'let"),
 }  # fmt: skip
 
 
@@ -174,6 +216,21 @@ def test_a_renamed_question_and_another_weight_of_the_term_are_gone_on_with(tmp_
     assert resume(found, "RCFT", tmp_path, train=renamed, calibration_weight=0.5).state.global_step == 3
     plain = checkpoint(tmp_path / "sft", "SFT")  # nothing of ours depends on its questions, as with TRL
     assert resume(plain, "SFT", tmp_path / "sft", train=tiny_questions(12)).state.global_step == 3
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("RCFT", {"calibration": []}),  # its bins are measured on training questions
+        ("CogCalib", {"train": tiny_questions(10)[::-1]}),  # its detector is fitted on the others
+        ("CogCalib", {"train": tiny_questions(12)}),
+        ("SFT", {"answers": "letters", "calibration": []}),
+    ],
+    ids=["calibration", "reversed", "more", "plain"],
+)
+def test_what_the_state_does_not_rest_on_may_change(tmp_path: Path, method: str, settings: dict[str, Any]) -> None:
+    found = checkpoint(tmp_path, method)
+    assert resume(found, method, tmp_path, **settings).state.global_step == 3
 
 
 @pytest.mark.parametrize(

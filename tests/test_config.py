@@ -57,7 +57,6 @@ class OwnTrainer(CalibrationTrainer):
     [
         (CalibrationTrainer, CalibrationConfig),
         (CalibrationTrainer, methods.SFTConfig),
-        (CalibrationTrainer, methods.TemperedConfig),  # other defaults of fields that every trainer reads
         (CalibrationTrainer, OwnConfig),
         (methods.SFTTrainer, CalibrationConfig),
         (OwnTrainer, CalibrationConfig),
@@ -70,9 +69,12 @@ def test_what_a_trainer_has_a_place_for_is_taken(tmp_path: Path, trainer: Any, c
     assert type(start(trainer, config, tmp_path).args) is config
 
 
-def test_a_plain_trainer_has_no_place_for_a_methods_fields(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="CalibrationTrainer: args must be a CalibrationConfig of caltune, got RCFTCo"):
-        start(CalibrationTrainer, methods.RCFTConfig, tmp_path)
+@pytest.mark.parametrize("trainer", [CalibrationTrainer, methods.SFTTrainer])
+@pytest.mark.parametrize("config", [methods.RCFTConfig, methods.TemperedConfig])  # the second has no field of its own
+def test_a_plain_trainer_is_no_other_method(tmp_path: Path, trainer: Any, config: Any) -> None:
+    message = f"{trainer.__name__}: args must be a CalibrationConfig of caltune, got {config.__name__} of caltune"
+    with pytest.raises(InputError, match=message):
+        start(trainer, config, tmp_path)
 
 
 @pytest.mark.parametrize(

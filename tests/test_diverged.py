@@ -40,6 +40,16 @@ def test_no_weights_without_a_number_are_left_at_the_end(
         trainer.train()
 
 
+def test_weights_that_are_broken_in_another_process_end_this_one_too(tmp_path: Path) -> None:
+    """It would wait for ever for the other, which has raised."""
+    trainer = build("SFT", tmp_path, max_steps=1)
+    seen: list[float] = []
+    trainer.accelerator.reduce = lambda flag: seen.append(float(flag)) or flag + 1
+    with pytest.raises(InputError, match="weights are no numbers after step 1"):
+        trainer.train()
+    assert seen[-1:] == [0.0]  # its own are right
+
+
 def test_a_model_that_was_broken_before_is_told_from_one_that_diverged(tmp_path: Path) -> None:
     model = tiny_model()
     with torch.no_grad():

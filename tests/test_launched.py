@@ -91,6 +91,12 @@ def test_spread_weights_score_the_same_and_can_be_trained_afterwards(found: list
 
 
 @pytest.mark.model
+def test_weights_that_one_process_has_broken_end_all(found: list[dict[str, Any]]) -> None:
+    for process in found[1:]:
+        assert process["diverged"].startswith("the model's weights are no numbers after step 1: training has diverged")
+
+
+@pytest.mark.model
 def test_the_command_as_the_examples_give_it(tiny_folder: Path, tmp_path: Path) -> None:
     data = write_jsonl(tmp_path / "test.jsonl", tiny_questions(11))
     verb = ("-m", "caltune", "score", data, "--model", tiny_folder, "-o")

@@ -38,8 +38,11 @@ class EpochBegin(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
         parameters = self.trainer.accelerator.unwrap_model(self.trainer.model).parameters()
-        # Where a gradient was no number, no evaluation need have met what it has left.
-        if state.global_step and not all(p.isfinite().all() for p in parameters if p.requires_grad):
+        # Where a gradient was no number, no evaluation need have met what it has left. With FSDP each process sees its
+        # own part of the weights, and one that raised alone would leave the others waiting for it.
+        own = (getattr(p, "to_local", lambda p=p: p)() for p in parameters if p.requires_grad)
+        broken = torch.tensor(not all(p.isfinite().all() for p in own), device=self.trainer.accelerator.device)
+        if state.global_step and self.trainer.accelerator.reduce(broken.float()) > 0:
             lower = f"take a learning_rate below {args.learning_rate:g}"
             raise InputError(
                 f"the model's weights are no numbers after step {state.global_step}: training has diverged; {lower}"
@@ -124,7 +127,10 @@ class WeightAverage(TrainerCallback):
             save_file(sums, Path(folder, AVERAGE_FILE), metadata={"format": "pt", "count": str(self.count)})
 
     def load(self, folder: str) -> None:
-        """Take the sum over from a checkpoint; one from before the first averaged step has none."""
+        """Take the sum over from a checkpoint; one from before the first averaged step needs none.
+
+        Raises `InputError` where it is not of all the steps so far that are to enter.
+        """
         self.count, self.sums = 0, {}
         path = Path(folder, AVERAGE_FILE)
         if path.is_file():
@@ -132,3 +138,7 @@ class WeightAverage(TrainerCallback):
             self.sums = {name: values.to(places[name]) for name, values in load_file(path).items()}
             with safe_open(path, framework="pt") as file:
                 self.count = int(file.metadata()["count"])
+        wanted = self.trainer.state.global_step - self.first(self.trainer.state) + 1
+        if wanted > 0 and wanted != self.count:
+            what = f"must hold the sum of the weights after the last {wanted} steps, got {self.count}"
+            raise InputError(f"{path}: {what}; go on with the average_weights of the checkpoint")

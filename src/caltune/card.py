@@ -97,11 +97,12 @@ def write_card(
     path = Path(folder, CARD)
     section, summary = calibration_section(scores, told=told)
     try:
-        card = path.read_text(encoding="utf-8") if path.is_file() else _new_card(path.parent)
+        # A user's own need not be UTF-8, and keeps its bytes.
+        card = path.read_bytes().decode(errors="surrogateescape") if path.is_file() else _new_card(path.parent)
         save_diagram(path.with_name(DIAGRAM), scores.decide(), title=questions(summary.n))
         _replace(path, add_section(card, section))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: must be a text file in a folder that can be written, got {error}") from error
+    except OSError as error:
+        raise InputError(f"{path}: must be a file in a folder that can be written, got {error}") from error
     return summary
 
 
@@ -169,7 +170,7 @@ def _new_card(folder: Path) -> str:
 def _replace(path: Path, content: str | bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(content if isinstance(content, bytes) else content.encode())
+        temporary.write_bytes(content if isinstance(content, bytes) else content.encode(errors="surrogateescape"))
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

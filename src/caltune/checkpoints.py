@@ -13,12 +13,12 @@ from typing import Any
 from transformers import Trainer
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from caltune.card import CARD, remove_section, write_card
+from caltune.card import BEGIN, CARD, remove_section, write_card
 from caltune.errors import InputError
 from caltune.models import TEMPERATURE_FILE, option_temperature, save_option_temperature
 from caltune.types import OptionLogits, Question
 
-BY_TRL = "generated_from_trainer"  # a tag of every card that TRL writes
+BY_TRL = b"generated_from_trainer"  # a tag in the front matter of every card that TRL writes
 STATE_FILE = "calibration_state.json"  # beside the optimizer's state in a checkpoint
 RENDERING = ("answers", "reduction", "template")  # settings that say how a question becomes option logits
 
@@ -39,19 +39,26 @@ class Checkpoints(Trainer):
     """
 
     told: dict[str, object] | None = None  # what the card tells of the questions that are evaluated
-    fits_on_calibration = False  # whether the method is fitted on the calibration questions
+    fits_on_training = True  # whether what a method has fitted rests on the training questions
+    fits_on_calibration = False  # whether it rests on the calibration questions
     state_needed = False  # whether going on without the method's state would be wrong, and not only a new fit
     _measured: Measured | None = None
     _left: str | None = None  # the weights that a training has left, where they are not those of its last step
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        folder = output_dir or self.args.output_dir
-        card = Path(folder, CARD)
-        was_there = card.exists()
-        super()._save(output_dir, state_dict)
-        if not was_there:
-            card.unlink(missing_ok=True)  # PEFT's blank one would be taken for a user's, or take the place of one
-        save_option_temperature(folder, self.accelerator.unwrap_model(self.model))
+        folder = Path(output_dir or self.args.output_dir)
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        # PEFT's blank card would be taken for a user's, or take the place of one, and PEFT adds to a user's.
+        model.create_or_update_model_card = lambda *_: None
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            del model.create_or_update_model_card
+        if self.args.should_save:
+            save_option_temperature(folder, model)
+            card = _bytes_of(folder / CARD)
+            if BEGIN.encode() in card or _is_by_trl(card):  # of a checkpoint, or of an earlier run
+                self._tell(folder)
 
     # What a method may override.
 
@@ -74,7 +81,10 @@ class Checkpoints(Trainer):
 
     def _load_best_model(self) -> None:
         super()._load_best_model()
-        self._left = Path(str(self.state.best_model_checkpoint)).name.rpartition("-")[2]
+        best = Path(str(self.state.best_model_checkpoint))
+        # Without weights there transformers has warned, and kept the last ones.
+        if [*best.glob("*model*.safetensors"), *best.glob("*model*.bin")]:
+            self._left = best.name.rpartition("-")[2]
 
     @property
     def _weights(self) -> str:
@@ -113,13 +123,17 @@ class Checkpoints(Trainer):
         if not self.is_world_process_zero():
             return
         path = Path(self.args.output_dir, CARD)
-        if not path.exists() or BY_TRL in path.read_text(encoding="utf-8", errors="replace"):
+        if not path.exists() or _is_by_trl(_bytes_of(path)):
             super().create_model_card(*args, **kwargs)
             card = path.read_text(encoding="utf-8").replace("[None](https://huggingface.co/None)", "a local model")
             path.write_text(card.replace('model="None"', f"model={json.dumps(path.parent.name)}"), encoding="utf-8")
+        self._tell(path.parent)
+
+    def _tell(self, folder: Path) -> None:
+        """Put the calibration of the present weights into a folder's card; where it is not known, take it out."""
         measured = self._measured
         if measured is None or measured.weights != self._weights:
-            remove_section(path.parent)
+            remove_section(folder)
             return
         told = {**(self.told or {}), "step": measured.weights}
         if measured.prefix != "eval":
@@ -127,7 +141,7 @@ class Checkpoints(Trainer):
             several = isinstance(self.eval_dataset, dict) and name in self.eval_dataset
             told["set"] = f"{name}, of {', '.join(self.eval_dataset)}" if several else name
         how = {name: getattr(self.args, name) for name in RENDERING}
-        write_card(path.parent, measured.scores, told={**told, **how})
+        write_card(folder, measured.scores, told={**told, **how})
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         # What is pushed lies in the output folder, and only files that transformers knows are copied there.
@@ -187,14 +201,28 @@ class Checkpoints(Trainer):
         return state
 
     def _state_of(self, *, whole: bool = False) -> dict[str, Any]:
-        """What a checkpoint's state goes with: the method, and where it has a state what that comes from."""
+        """What a checkpoint's state goes with: the method, and what that which is fitted comes from."""
         found: dict[str, Any] = {"method": self._name}
-        if whole or self.method_state():
+        fits_temperature = whole or self._config.option_temperature == 0
+        fits = whole or bool(self.method_state())
+        if fits or fits_temperature:
             found |= {name: getattr(self.args, name) for name in RENDERING}
+        if fits:
             found |= self.state_rests_on()
+        if fits_temperature or (fits and self.fits_on_training):
             found["training questions"] = question_digest(self.train_questions)
+        if whole or (fits and self.fits_on_calibration):
             found["calibration questions"] = question_digest(self.calibration_questions)
         return found
+
+
+def _bytes_of(path: Path) -> bytes:
+    return path.read_bytes() if path.is_file() else b""  # a user's own need not be text
+
+
+def _is_by_trl(card: bytes) -> bool:
+    """Whether a card's front matter says so; what its text says is a user's."""
+    return card.startswith(b"---") and BY_TRL in card.split(b"---", 2)[1]
 
 
 def digest(value: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from trl import SFTConfig
@@ -111,12 +111,12 @@ class CalibrationConfig(SFTConfig):
 def require_config(trainer: Any, args: Any) -> None:
     """Raise `InputError` for a config that is not the trainer's: it would train another method than it is called.
 
-    A config of a method is not for a trainer of ours that has no place for its fields either.
+    A trainer of ours takes its own class only, or one that declares no field beyond it, as `SFTConfig` does.
     """
     wanted, given = trainer.config_class, type(args)
     fits = isinstance(args, wanted)
     if fits and all(kind.__module__.startswith("caltune.") for kind in (given, type(trainer))):
-        fits = {f.name for f in fields(given)} == {f.name for f in fields(wanted)}
+        fits = given.__dataclass_fields__ is wanted.__dataclass_fields__
     if not fits:  # both packages have an SFTConfig
         names = [f"{kind.__name__} of {kind.__module__.partition('.')[0]}" for kind in (wanted, given)]
         raise InputError(f"{type(trainer).__name__}: args must be a {names[0]}, got {names[1]}")

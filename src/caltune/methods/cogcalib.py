@@ -109,7 +109,7 @@ class CogCalibTrainer(CalibrationTrainer):
             raise InputError("cogcalib fits its detector on calibration questions, got none (and no knowledge file)")
         elif args.calibration_knowledge:
             self.known = _known(args.calibration_knowledge, self.calibration_questions)
-        self.fits_on_calibration = self.given is None
+        self.fits_on_training, self.fits_on_calibration = self.given is not None, self.given is None
         # What was known before training is lost without it, unless a file tells; and so is a threshold fitted once.
         self.state_needed = self.given is None and not (args.calibration_knowledge and args.refresh == "epoch")
         self.add_callback(_AfterStyle(self))

@@ -117,8 +117,7 @@ class RCFTTrainer(CalibrationTrainer):
                 raise InputError(f"cross-fitted needs one process, got {self.accelerator.num_processes}")
         device = self.accelerator.device
         self.curve: FloatArray | None = None  # A_m (M,), or the smooth A on its grid
-        self.targets = torch.zeros(0, device=device)  # A_m of each training question
-        self.weights = torch.zeros(0, device=device)
+        self.targets = self.weights = torch.zeros(0, device=device)  # A_m of each training question, and what it counts
         # Confidence, and right or wrong, before a question was first trained on; -1 until then.
         self.first_pass = torch.full((len(self.train_questions), 2), -1.0, device=device)
         self.fold_answers: list[Predictions] = []
@@ -205,11 +204,13 @@ class RCFTTrainer(CalibrationTrainer):
             for k, held_out in enumerate(noted):
                 last = held_out[min(epoch, len(held_out) - 1)]
                 both[:, fold == k] = last.confidence, last.correct
-        ids = tuple(map(str, range(count)))
-        return [Predictions(ids, confidence, correct) for confidence, correct in answers]
+        return [Predictions(tuple(map(str, range(count))), *both) for both in answers]
 
     def state_rests_on(self) -> dict[str, Any]:
-        return {name: vars(self.args)[name] for name in ("bin_accuracy_source", "bins", "bin_targets", "bin_weights")}
+        names = ["bin_accuracy_source", "bins", "bin_targets", "bin_weights"]
+        if self.args.bin_accuracy_source == "cross-fitted":  # the folds have answered for these epochs only
+            names += ["folds", "num_train_epochs", "max_steps"]
+        return {name: vars(self.args)[name] for name in names}
 
     def method_state(self) -> dict[str, Any]:
         return {
