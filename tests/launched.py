@@ -100,12 +100,14 @@ def sharded() -> dict[str, Any]:
 
 
 def diverged(folder: Path) -> str:
-    """What a process is told whose own weights are right, where those of another (the last) are not."""
+    """What a process is told whose own part of the weights (FSDP) is right, where that of the last one is not."""
+    from torch.distributed.fsdp import fully_shard
+
     trainer = build("SFT", folder / "diverged", max_steps=1)
     trainer.train()
-    with torch.no_grad():
-        if process_rank() == 1:
-            next(trainer.model.parameters()).fill_(torch.nan)
+    fully_shard(trainer.model)
+    if process_rank() == 1:
+        trainer.model.model.embed_tokens.weight.data.to_local().fill_(torch.nan)
     try:
         EpochBegin(trainer).on_train_end(trainer.args, trainer.state)
     except InputError as error:

@@ -181,6 +181,7 @@ def resume(found: str, method: str, folder: Path, **settings: Any) -> Calibratio
 
 OTHER = [replace(q, answer=(q.answer or 0) - 1 if q.answer else 1) for q in tiny_questions(8, prefix="c")]
 DRAWN = drawn_answers(tiny_questions(10))
+HELD_OUT = {"bin_accuracy_source": "held-out"}
 FOLDS = {"bin_accuracy_source": "cross-fitted"}
 FITS = {"option_temperature": 0, "train": DRAWN}
 REFUSED: dict[str, tuple[str, dict[str, Any], str, dict[str, Any], str]] = {
@@ -197,6 +198,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str, dict[str, Any], str]] = {
     "rendering": ("CogCalib", {}, "CogCalib", {"answers": "letters"}, "answers must .*'continuations', got 'letters'"),
     "folds": ("RCFT", FOLDS, "RCFT", {**FOLDS, "folds": 3}, "folds must be as before, 2, got 3"),
     "epochs": ("RCFT", FOLDS, "RCFT", {**FOLDS, "num_train_epochs": 2}, "num_train_epochs must be as before, 1, got 2"),
+    "held out": ("RCFT", HELD_OUT, "RCFT", {**HELD_OUT, "calibration": OTHER}, "calibration questions must be as before"),
     "temperature": ("SFT", FITS, "SFT", {**FITS, "train": HELD}, r"training questions must be .*'10, .*, got '9, "),
     "its rendering": ("SFT", FITS, "SFT", {**FITS, "answers": "letters"}, "answers must .*'continuations', got 'let"),
 }  # fmt: skip
@@ -289,6 +291,8 @@ def test_other_knowledge_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert resume(found, "CogCalib", tmp_path, knowledge="moved.parquet").state.global_step == 3
     with pytest.raises(InputError, match=r"knowledge must be as before, '[0-9a-f]{12}', got False"):
         resume(found, "CogCalib", tmp_path)
+    with pytest.raises(InputError, match="training questions must be as before"):
+        resume(found, "CogCalib", tmp_path, knowledge="train.parquet", train=tiny_questions(10)[::-1])
     known[0] = False
     with pytest.raises(InputError, match=r"knowledge must be as before, '[0-9a-f]{12}', got '[0-9a-f]{12}'"):
         resume(found, "CogCalib", tmp_path, knowledge="train.parquet")
