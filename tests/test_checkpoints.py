@@ -198,7 +198,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str, dict[str, Any], str]] = {
     "rendering": ("CogCalib", {}, "CogCalib", {"answers": "letters"}, "answers must .*'continuations', got 'letters'"),
     "folds": ("RCFT", FOLDS, "RCFT", {**FOLDS, "folds": 3}, "folds must be as before, 2, got 3"),
     "epochs": ("RCFT", FOLDS, "RCFT", {**FOLDS, "num_train_epochs": 2}, "num_train_epochs must be as before, 1, got 2"),
-    "held out": ("RCFT", HELD_OUT, "RCFT", {**HELD_OUT, "calibration": OTHER}, "calibration questions must be as before"),
+    "held out": ("RCFT", HELD_OUT, "RCFT", {**HELD_OUT, "calibration": OTHER}, "calibration questions must be .*'8, "),
     "temperature": ("SFT", FITS, "SFT", {**FITS, "train": HELD}, r"training questions must be .*'10, .*, got '9, "),
     "its rendering": ("SFT", FITS, "SFT", {**FITS, "answers": "letters"}, "answers must .*'continuations', got 'let"),
 }  # fmt: skip
