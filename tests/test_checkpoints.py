@@ -200,6 +200,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str, dict[str, Any], str]] = {
     "epochs": ("RCFT", FOLDS, "RCFT", {**FOLDS, "num_train_epochs": 2}, "num_train_epochs must be as before, 1, got 2"),
     "held out": ("RCFT", HELD_OUT, "RCFT", {**HELD_OUT, "calibration": OTHER}, "calibration questions must be .*'8, "),
     "temperature": ("SFT", FITS, "SFT", {**FITS, "train": HELD}, r"training questions must be .*'10, .*, got '9, "),
+    "number": ("SFT", {}, "SFT", {"option_temperature": 2.0}, "option_temperature must be as before, None, got 2.0"),
     "its rendering": ("SFT", FITS, "SFT", {**FITS, "answers": "letters"}, "answers must .*'continuations', got 'let"),
 }  # fmt: skip
 

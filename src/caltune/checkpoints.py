@@ -202,7 +202,7 @@ class Checkpoints(Trainer):
 
     def _state_of(self, *, whole: bool = False) -> dict[str, Any]:
         """What a checkpoint's state goes with: the method, and what that which is fitted comes from."""
-        found: dict[str, Any] = {"method": self._name}
+        found: dict[str, Any] = {"method": self._name, "option_temperature": self._config.option_temperature}
         fits_temperature = whole or self._config.option_temperature == 0
         fits = whole or bool(self.method_state())
         if fits or fits_temperature:
