@@ -207,7 +207,7 @@ def _known(path: str, questions: Sequence[Question]) -> NDArray[np.bool_]:
     try:
         return knowledge.known_of([question.id for question in questions])
     except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+        raise InputError(f"{path}: {error}; ids are those of load_questions, rows of a Dataset get others") from error
 
 
 class _AfterStyle(TrainerCallback):
