@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import FrozenInstanceError, fields, is_dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 
+from caltune import recalibrate
 from caltune.errors import InputError
 from caltune.types import MAX_OPTIONS, OptionLogits, Predictions, Question
 
@@ -220,3 +221,12 @@ def test_values_cannot_be_changed(value: Any) -> None:
             setattr(value, field.name, None)
     with pytest.raises((FrozenInstanceError, AttributeError, TypeError)):
         value.surprise = 1
+
+
+def test_a_terminal_is_not_filled_with_ids():
+    kinds = {getattr(recalibrate, name) for name in recalibrate.__all__}
+    fitted = [field for kind in kinds if is_dataclass(kind) for field in fields(kind) if field.name == "fitted_on"]
+    assert len(fitted) > 10
+    assert not any(field.repr for field in fitted)
+    assert repr(some()) == "<OptionLogits of 3 questions>"
+    assert repr(some().decide()) == "<Predictions of 3 questions>"

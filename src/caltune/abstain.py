@@ -47,7 +47,7 @@ class Policy:
     answered: int
     wrong: float
     bound: float
-    fitted_on: tuple[str, ...]
+    fitted_on: tuple[str, ...] = field(repr=False)
     confidences: tuple[float, ...]
     source: dict[str, Any] = field(default_factory=dict)
 

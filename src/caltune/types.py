@@ -163,6 +163,9 @@ class OptionLogits:
             groups=tuple(self.groups[i] for i in rows),
         )
 
+    def __repr__(self) -> str:
+        return f"<OptionLogits of {len(self):,} questions>"
+
     def _repr_html_(self) -> str:
         """The first rows, as a notebook shows them."""
         shown = self.take(range(min(len(self), SHOWN)))
@@ -214,6 +217,9 @@ class Predictions:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __repr__(self) -> str:
+        return f"<Predictions of {len(self):,} questions>"
 
     def _repr_html_(self) -> str:
         """The first rows, as a notebook shows them."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -63,7 +63,7 @@ class Laplace:
     answers: Answers = "continuations"
     reduction: Reduction = "sum"
     template: Template = "auto"
-    fitted_on: tuple[str, ...] = ()
+    fitted_on: tuple[str, ...] = field(default=(), repr=False)
 
     def covariance(self, question: Linearised) -> FloatArray:
         """Σ_z (K, K) of a question's option logits."""

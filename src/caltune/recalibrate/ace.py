@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,7 @@ class AdaptiveEnsemble:
     easy: float
     hard: float
     confidence: float
-    fitted_on: tuple[str, ...] = ()
+    fitted_on: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         Temperature(self.easy)

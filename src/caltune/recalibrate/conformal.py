@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -57,7 +57,7 @@ class ConformalCalibration:
     """
 
     scores: FloatArray
-    fitted_on: tuple[str, ...] = ()
+    fitted_on: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         if self.scores.ndim != 1 or not len(self.scores):

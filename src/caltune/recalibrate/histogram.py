@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ class Histogram:
 
     edges: tuple[float, ...]
     confidences: tuple[float, ...]
-    fitted_on: tuple[str, ...] = ()
+    fitted_on: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         edges, levels = np.asarray(self.edges, dtype=np.float64), np.asarray(self.confidences, dtype=np.float64)

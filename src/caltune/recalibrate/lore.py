@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -48,7 +48,7 @@ class LoRe:
     correct: FloatArray
     width: float
     bins: int
-    fitted_on: tuple[str, ...]
+    fitted_on: tuple[str, ...] = field(repr=False)
 
     def __post_init__(self) -> None:
         if not (len(self.points) == len(self.confidence) == len(self.correct) > 0):

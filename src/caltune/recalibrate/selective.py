@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,7 @@ class SelectiveScaling:
     coefficients: FloatArray
     right: float
     wrong: float
-    fitted_on: tuple[str, ...] = ()
+    fitted_on: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         Temperature(self.right)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ class Temperature:
     """
 
     temperature: float
-    fitted_on: tuple[str, ...] = ()
+    fitted_on: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature > 0):
@@ -69,7 +69,7 @@ class Temperature:
         """What `to_json` wrote. Raises `InputError` when a key is missing or has the wrong type.
 
         >>> Temperature.from_json({"temperature": 1.5, "fitted_on": ["a"]})
-        Temperature(temperature=1.5, fitted_on=('a',))
+        Temperature(temperature=1.5)
         """
         if not isinstance(data, dict) or not {"temperature", "fitted_on"} <= data.keys():
             raise InputError(f"a temperature needs the keys 'temperature' and 'fitted_on', got {short(data)}")

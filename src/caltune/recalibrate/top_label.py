@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ class TopLabel:
 
     positions: tuple[Histogram, ...]
     pooled: Histogram
-    fitted_on: tuple[str, ...] = ()
+    fitted_on: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         for name in ("positions", "fitted_on"):
