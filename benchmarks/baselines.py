@@ -18,7 +18,7 @@ dropout's is also shown with a temperature fitted on 500 calibration questions, 
 Scores are written to DIR as they come, and what is there is not done again; several processes may share one DIR. The
 tables go to standard output and, as JSON, to `benchmarks/results/baselines.json` (with `--quick` into DIR only). They
 hold the rows that are done for all seeds, so that the second part adds to the first. In two processes on two cores
-`losses` takes about 50 minutes, `predictors` 40.
+each takes about 55 minutes.
 """
 
 from __future__ import annotations
