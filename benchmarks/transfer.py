@@ -48,6 +48,7 @@ TESTS = {"world-facts": 800, "arc": 800, "obqa": 500, "mmlu": 200}  # test quest
 QUICK = {"train": 32, "fit": 48, "method_fit": 32, "epochs": 1, "seeds": [0]}
 QUICK_TEST = 16
 
+TEMPERED = {"option_temperature": 0.0, "average_weights": 1.0}  # all that makes `tempered` of `sft`
 # Method -> (trainer, its settings).
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "sft": ("SFT", {}),
@@ -62,6 +63,11 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "cogcalib-entropy": ("CogCalib", {"penalty": "entropy", "penalty_weight": 0.3, "style_share": 0.33}),
     "tempered": ("Tempered", {}),
+    "tempered-rcft": (
+        "RCFT",
+        {**TEMPERED, "bin_accuracy_source": "held-out", "bin_weights": "count", "calibration_weight": 2.5},
+    ),
+    "tempered-cogcalib": ("CogCalib", {**TEMPERED, "penalty": "label-smoothing", "smoothing": 0.05}),
 }
 HELD_OUT = ("element-", "number-element", "symbol-element", "us-", "language-code", "code-language")
 MMLU = {
