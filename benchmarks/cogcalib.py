@@ -26,6 +26,7 @@ from typing import Any
 import common
 import numpy as np
 from common import pick
+from rows_picture import MARKS, describe, draw_rows
 from transformers import TrainerCallback
 
 from caltune.data import load_questions
@@ -95,7 +96,11 @@ def main() -> None:
     print_notes(notes)
     document = {"settings": {**settings, "smoothing": SMOOTHING}, "rows": result, "notes": notes}
     target = common.publish("cogcalib", folder, quick=arguments.quick, document=document)
-    draw(target.with_suffix(".png"), result, settings)
+    labels = {name: variant.label for name, variant in VARIANTS.items()}
+    labels["sft + temperature"] = "plain fine-tuning + temperature"
+    title = f"CogCalib part by part: {describe(settings)}\n{MARKS}: plain fine-tuning (grey), CogCalib (blue)"
+    plain = [name for name, variant in VARIANTS.items() if variant.train]
+    draw_rows(target.with_suffix(".png"), result, labels, ("sft", "detector"), title, plain)
 
 
 def load(settings: dict[str, Any]) -> dict[str, list[Question]]:
@@ -259,37 +264,6 @@ def print_notes(notes: dict[str, Any]) -> None:
                 defined = [value for value in values if value is not None]
                 cells.append(f"{np.mean(defined):.2f}" if defined else "")
         print(f"| {name} | {' | '.join(cells)} |")
-
-
-def draw(path: Path, result: dict[str, Any], settings: dict[str, Any]) -> None:
-    """A line a row: mean over seeds with its interval, a dash a seed, and where the two baselines stand."""
-    from matplotlib.figure import Figure
-
-    names = list(result)[::-1]
-    labels = {name: variant.label for name, variant in VARIANTS.items()}
-    labels["sft + temperature"] = "plain fine-tuning + temperature"
-    drawing = Figure(figsize=(13, 0.42 * len(names) + 1.9), layout="constrained")
-    panels = drawing.subplots(1, 4, sharey=True)
-    titles = {"accuracy": "Accuracy", "nll": "NLL, nats", "brier": "Brier score", "ece": "ECE (15 bins)"}
-    for panel, (metric, title) in zip(panels, titles.items(), strict=True):
-        for baseline, colour in (("sft", "#777777"), ("detector", "#0072b2")):
-            panel.axvline(result[baseline]["mean"][metric]["value"], color=colour, linewidth=0.9, linestyle=":")
-        for height, name in enumerate(names):
-            mean, seeds = result[name]["mean"][metric], result[name]["per_seed"][metric]
-            colour = "#777777" if name.startswith("sft") or VARIANTS[name].train else "#0072b2"
-            panel.plot((mean["low"], mean["high"]), (height, height), color=colour, linewidth=1.4)
-            panel.plot(mean["value"], height, "o", color=colour, markersize=5)
-            panel.plot(seeds, [height] * len(seeds), "|", color=colour, alpha=0.6, markersize=9)
-        panel.set(title=title, yticks=range(len(names)), yticklabels=[labels[name] for name in names])
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.grid(axis="x", color="#e5e5e5", linewidth=0.6)
-    title = (
-        f"CogCalib part by part: SmolLM2-135M-Instruct, world-facts, {settings['train']} training and "
-        f"{settings['test']} test questions.\nMean over seeds with 95 % interval over questions; a dash a seed; "
-        "dotted: plain fine-tuning (grey), CogCalib (blue)"
-    )
-    drawing.suptitle(title, fontsize=10)
-    common.save_picture(drawing, path)
 
 
 if __name__ == "__main__":

@@ -1,30 +1,31 @@
-"""What the benchmark scripts share: questions, fine-tuning runs, a queue of jobs in a folder, tables with intervals.
+"""What the benchmark scripts share: questions, fine-tuning runs, flags, tables with intervals, published results.
 
-A script lists its jobs as files to be written. What is there is not done again, and several processes may share one
-folder: on a CPU, one process a core with OMP_NUM_THREADS=1 (as `make bench` starts them) does more than one process on
-all cores.
+A script lists its jobs as files to be written (`sharing.py`). What is there is not done again, and several processes may
+share one folder: on a CPU, one process a core with OMP_NUM_THREADS=1 (as `make bench` starts them) does more than one
+process on all cores.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
 import platform
 import random
 import subprocess
-import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sharing import Jobs as Jobs
+from sharing import work as work
 
 from caltune.errors import InputError
 from caltune.formats import read_scores, write_scores
-from caltune.metrics import DIRECTIONS, nll, noise_floor
+from caltune.metrics import DIRECTIONS, noise_floor
 from caltune.metrics.bootstrap import basic_interval, bootstrap, finite_or_none, percentile_interval
 from caltune.metrics.summary import CALIBRATION_ERRORS, all_metrics, metric_values
 from caltune.output import write_json
@@ -41,7 +42,6 @@ RUN = {
     "lora_r": 32,
     "lora_alpha": 64,
 }
-Jobs = dict[Path, Callable[[], None]]
 SHOWN = ("accuracy", "nll", "brier", "ece")
 
 
@@ -115,7 +115,7 @@ def score_into(
     from caltune.models import option_temperature
     from caltune.scoring import score
 
-    how = {"answers": run["answers"], "template": run["template"]}
+    how = {name: run[name] for name in ("answers", "template", "reduction") if name in run}
     scores = score(model, tokenizer, questions, **how)
     path.parent.mkdir(parents=True, exist_ok=True)
     temperature = {"temperature": option_temperature(model)} if option_temperature(model) != 1 else {}
@@ -138,54 +138,6 @@ def require_made_with(path: Path, made: dict[str, Any]) -> None:
     found = read_scores(path).metadata.get("made_with")
     if found != made:
         raise InputError(f"{path}: was made with {found}, not with {made}; remove it, or use another --output")
-
-
-def work(ready: Callable[[], Jobs], minutes: float = math.inf) -> None:
-    """Do what is ready until nothing is left; other processes may do the same beside this one.
-
-    No job is begun after so many `minutes`.
-    """
-    end = time.perf_counter() + 60 * minutes
-    while time.perf_counter() < end and (jobs := ready()):
-        for path, job in jobs.items():
-            lock = path.with_suffix(".lock")
-            if claim(lock):
-                try:
-                    if not path.exists():  # else another process has done it since the list was made
-                        start = time.perf_counter()
-                        job()
-                        tell(path, time.perf_counter() - start)
-                finally:
-                    lock.unlink()
-                break
-        else:
-            time.sleep(10)  # the rest is in other hands
-
-
-def claim(lock: Path) -> bool:
-    """Take a job unless a living process has it."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with open(lock, "x", encoding="utf-8") as file:
-            file.write(str(os.getpid()))
-        return True
-    except FileExistsError:
-        with suppress(OSError, ValueError):
-            owner = int(lock.read_text(encoding="utf-8"))
-            if not Path(f"/proc/{owner}").exists() and Path("/proc").exists():
-                lock.unlink(missing_ok=True)  # its process was killed; the next round takes it
-        return False
-
-
-def tell(path: Path, seconds: float) -> None:
-    """One line about a job that is done."""
-    line = f"{path.stem}: {seconds:.0f} s"
-    if path.suffix == ".parquet":
-        scores = read_scores(path).scores
-        decided = scores.decide()
-        line += f", accuracy {decided.correct.mean():.3f}, confidence {decided.confidence.mean():.3f}"
-        line += f", NLL {nll(scores):.3f}"
-    print(line, flush=True)
 
 
 def table(
@@ -254,17 +206,20 @@ def parse(
     name: str,
     parts: Sequence[str] = (),
     add: Callable[[argparse.ArgumentParser], None] = lambda _: None,
+    alone: bool = False,
 ) -> tuple[argparse.Namespace, Path]:
-    """`--quick`, `--output`, `--seeds`, with `parts` also `--part`, and the folder that scores are kept in.
+    """`--quick`, `--output`, `--seeds`, `--minutes`, with `parts` also `--part`, and the folder scores are kept in.
 
-    `add` may add arguments of the script's own.
+    `add` may add arguments of the script's own. `alone` is for those that share no runs: no `--seeds` and `--minutes`.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a small version: a check of the script, not evidence")
     parser.add_argument(
         "--output", type=Path, help=f"where scores are kept (default: benchmarks/output/{name}[-quick])"
     )
-    parser.add_argument("--seeds", type=int, nargs="+", help="only these seeds (default: 0 1 2)")
+    if not alone:
+        parser.add_argument("--seeds", type=int, nargs="+", help="only these seeds (default: 0 1 2)")
+        parser.add_argument("--minutes", type=float, default=math.inf, help="begin no run after so many minutes")
     add(parser)
     if parts:
         parser.add_argument("--part", choices=parts, help="only this part (default: all)")
@@ -288,10 +243,21 @@ def save_picture(drawing: Any, path: Path) -> None:
 
 
 def publish(name: str, folder: Path, *, quick: bool, document: dict[str, Any]) -> Path:
-    """Write `benchmarks/results/<name>.json`, with `--quick` into the scores' folder; return its path."""
+    """Write `benchmarks/results/<name>.json`, or into the scores' folder; return its path.
+
+    The latter with `--quick`, and where the published one has seeds that this one lacks.
+    """
     target = (folder if quick else HERE / "results") / f"{name}.json"
+    lacking = _seeds(json.loads(target.read_text(encoding="utf-8"))) - _seeds(document) if target.exists() else set()
+    if lacking and not quick:
+        print(f"{target} has seeds {sorted(lacking)}, too, and is left as it is; the results are in {folder}")
+        target = folder / target.name
     write_json(target, {**document, "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}", "commit": commit()})
     return target
+
+
+def _seeds(document: dict[str, Any]) -> set[int]:
+    return set(document.get("settings", {}).get("seeds", ()))
 
 
 def commit() -> str | None:
