@@ -98,7 +98,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "tempered": ("Tempered", {}),
 }
 SCALED = ("aligned", "cft-options")  # also shown with a temperature
-BASELINES = ("aligned", "aligned + temperature", "cft-options")
+BASELINES = ("aligned", "aligned + temperature", "cft", "cft-options", "cft-options + temperature")
 
 
 def main() -> None:
@@ -107,7 +107,8 @@ def main() -> None:
     settings = {**SETTINGS, **(QUICK if arguments.quick else {})}
     settings["seeds"] = arguments.seeds or settings["seeds"]
     data = load(settings)
-    common.work(partial(ready, settings, folder, data, arguments.part != "align"))
+    if not common.work(partial(ready, settings, folder, data, arguments.part != "align"), arguments.minutes):
+        return
     tried = {rate: read_course(folder, f"rate-{rate}") for rate in settings["align_rates"]}
     courses = [read_course(folder, f"aligned-{seed}") for seed in settings["seeds"]]
     print_course({f"rate {rate}, seed {settings['align_seed']}": course for rate, course in tried.items()})

@@ -54,6 +54,7 @@ LOSSES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 }
 DROPOUT = {"lora_dropout": 0.1}
 PASSES = 8
+BASELINES = ("sft", "sft + temperature", "sft-large-batches")
 SCALED = ("sft", "ensemble", "laplace")  # also shown with a temperature
 
 
@@ -63,9 +64,10 @@ def main() -> None:
     settings["seeds"] = arguments.seeds or settings["seeds"]
     data, _ = methods.load(settings)
     parts = [arguments.part] if arguments.part else PARTS
-    common.work(partial(ready, settings, folder, data, parts))
+    if not common.work(partial(ready, settings, folder, data, parts), arguments.minutes):
+        return
     rows = collect(settings, folder)
-    result = common.table(rows)
+    result = common.table(rows, [baseline for baseline in BASELINES if baseline in rows])
     common.print_table(result)
     told = {"losses": LOSSES, "dropout": DROPOUT, "passes": PASSES, "rows": result}
     common.publish("baselines", folder, quick=arguments.quick, document={"settings": settings, **told})

@@ -1,8 +1,8 @@
 """What the benchmark scripts share: questions, fine-tuning runs, flags, tables with intervals, published results.
 
-A script lists its jobs as files to be written (`sharing.py`). What is there is not done again, and several processes may
-share one folder: on a CPU, one process a core with OMP_NUM_THREADS=1 (as `make bench` starts them) does more than one
-process on all cores.
+A script lists its jobs as files to be written (`sharing.py`). What is there is not done again, and several processes
+may share one folder: on a CPU, one process a core with OMP_NUM_THREADS=1 (as `make bench` starts them) does more than
+one process on all cores.
 """
 
 from __future__ import annotations

@@ -117,7 +117,8 @@ def main() -> None:
     settings = {**SETTINGS, **(QUICK if arguments.quick else {})}
     settings["seeds"] = arguments.seeds or settings["seeds"]
     data, seen = load(settings)
-    common.work(partial(ready, settings, folder, data))
+    if not common.work(partial(ready, settings, folder, data), arguments.minutes):
+        return
     strengths = choose(folder)
     print(json.dumps(strengths["chosen"]), flush=True)
     rows = collect(settings, folder)

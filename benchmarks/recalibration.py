@@ -261,17 +261,18 @@ def main() -> None:
     def add(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--sources", nargs="+", choices=tuple(SOURCES), default=tuple(SOURCES))
         parser.add_argument("--pieces", type=int, help="at most so many pieces of a source")
-        parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no piece after so long")
         parser.add_argument("--tuned", type=Path, default=common.HERE / "output" / "methods")
 
     arguments, folder = common.parse(__doc__, "recalibration", ("score", "fit"), add)
     if arguments.part != "fit":
         pieces = 1 if arguments.quick else arguments.pieces
-        common.work(partial(ready, folder, arguments.sources, pieces), arguments.minutes)
+        if not common.work(partial(ready, folder, arguments.sources, pieces), arguments.minutes):
+            return
     if arguments.part == "score":
         return
     parts = read_parts(folder, arguments.tuned)
-    common.work(partial(fit_jobs, folder, parts, quick=arguments.quick))
+    if not common.work(partial(fit_jobs, folder, parts, quick=arguments.quick), arguments.minutes):
+        return
     settings = {}
     for name, (_, source, _, _) in settings_of(parts).items():
         for count in SIZES:

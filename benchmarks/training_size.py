@@ -1,6 +1,6 @@
 """How many training questions are needed: plain, with a temperature, and tempered fine-tuning on 40 to 640 questions.
 
-    python benchmarks/training_size.py [--quick] [--output DIR]
+    python benchmarks/training_size.py [--quick] [--output DIR] [--seeds S …] [--minutes M]
 
 Each run fine-tunes SmolLM2-135M-Instruct with LoRA on so many training questions of `world-facts` for 3 epochs of
 batches of 16, and is scored on the same 1,000 test questions. "sft + temperature" takes its temperature from 200
@@ -49,7 +49,8 @@ def main() -> None:
         "fit": pick(load_questions("world-facts", "calibration"), settings["fit"], 0),
         "test": pick(load_questions("world-facts", "test"), settings["test"], 0),
     }
-    common.work(partial(ready, settings, folder, data))
+    if not common.work(partial(ready, settings, folder, data), arguments.minutes):
+        return
     results = {}
     for size in settings["sizes"]:
         results[size] = common.table(collect(settings, folder, size))

@@ -18,8 +18,10 @@ temperature" is out of a user's reach: it is fitted on answered questions of the
 questions for the other half, and tells what one number could do at best. "tempered" needs no held-out question.
 
 DIR (default: ../shared/data beside the repository) holds the folders arc_easy, arc_challenge, openbookqa and mmlu with
-one JSONL file a split; `world-facts` needs none. Scores are kept as they come; several processes may share one folder.
-Tables go to standard output and, as JSON, to `benchmarks/results/transfer-PART.json` with a picture beside it.
+one JSONL file a split; `world-facts` needs none. Scores are kept as they come; several processes may share one folder,
+and the same command goes on where it stopped. Tables go to standard output and, as JSON, to
+`benchmarks/results/transfer-PART.json` with a picture beside it. In two processes on two cores `world-facts` takes
+about 56 minutes, `obqa` and `arc` by an estimate 80 and 95: `--minutes 50` makes parts of less than an hour.
 """
 
 from __future__ import annotations
@@ -92,17 +94,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", type=Path, default=common.HERE.parents[1] / "shared" / "data", help="folder of the data sets"
     )
-    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no run after so many minutes")
 
 
 def run_part(
     name: str, settings: dict[str, Any], folder: Path, data: Data, arguments: Any, methods: dict[str, Any]
 ) -> None:
     """Do what is to be done, and publish the tables and the picture once all of it is done."""
-    todo = partial(ready, name, settings, folder, data, methods)
-    common.work(todo, arguments.minutes)
-    if left := todo():
-        print(f"{name}: {len(left)} runs are left; the same command goes on with them")
+    if not common.work(partial(ready, name, settings, folder, data, methods), arguments.minutes):
         return
     rows = collect(name, settings, folder, methods)
     results = {}
