@@ -1,6 +1,6 @@
 """A calibrated model is preference-aligned with DPO until its probabilities collapse; then calibration is restored.
 
-    python benchmarks/alignment.py [--part align|tune] [--quick] [--output DIR]
+    python benchmarks/alignment.py [--part align|tune] [--quick] [--output DIR] [--seeds S …] [--minutes M]
 
 All on `world-facts`. Its train split is cut into three by entity, so that what is asked about one country stays
 together, and no training meets another's part: 30 % make DPO's pairs, 10 % pairs that nothing is trained on, 25 % the
@@ -14,10 +14,10 @@ start, 35 % the repair. A pair is a question with its right option (chosen) and 
    most 2 points below the start's. That is a choice of the illness, not of a cure.
 3. Repaired: from each seed's aligned model, with 400 questions: SFT (question's text and answer, the paper's L_SFT2),
    CFT (the answer only: its tokens, the paper's L_SFT1; or among the options, our default), RCFT with held-out bins and
-   two strengths (L_SFT among the options, so compare with "cft-options"), CogCalib's label smoothing, our tempered
-   fine-tuning, and temperature scaling. Temperatures are fitted on 500 calibration questions, bins and detectors on 200
-   of those; strengths are fixed beforehand. The tables speak of 1,000 test questions that nothing was fitted or chosen
-   on.
+   two strengths (L_SFT among the options, so compare with "cft-options"), RCFT with the paper's loss, bins and λ = 1
+   (compare with "sft"), CogCalib's label smoothing, our tempered fine-tuning, and temperature scaling. Temperatures are
+   fitted on 500 calibration questions, bins and detectors on 200 of those; strengths are fixed beforehand. The tables
+   speak of 1,000 test questions that nothing was fitted or chosen on.
 
 Whether alignment survives: on held-out pairs the DPO reward margin, beta·[log π(chosen)/ref − log π(rejected)/ref] with
 the start as reference, the share of pairs with a margin above 0 (wins) and with π(chosen) > π(rejected), all of the
@@ -26,8 +26,10 @@ questions. The preference here is for right answers, so a method that learns rig
 falls means less certainty about them, a KL tells how far the model has moved.
 
 Scores and models (0.5 GB each, one and one a seed) are written to DIR as they come, and what is there is not done
-again; several processes may share one DIR. `--part align` does steps 1 and 2, `--part tune` all that is left. Tables
-go to standard output and to `benchmarks/results/alignment.json`, with a picture beside it (with `--quick` into DIR).
+again; several processes may share one DIR. `--part align` does steps 1 and 2, `--part tune` all that is left: in two
+processes on two cores about 70 and 55 minutes. A run of DPO takes 21, so `--minutes 35` makes parts of less than an
+hour. Tables go to standard output and to `benchmarks/results/alignment.json`, with a picture beside it (with `--quick`
+into DIR).
 """
 
 from __future__ import annotations
@@ -88,12 +90,15 @@ QUICK = {
 PARTS = {"pairs": 30, "held_out_pairs": 40, "start": 65, "train": 100}  # of 100 hashes, those below
 START = ("CogCalib", {"penalty": "label-smoothing", "smoothing": 0.4})
 RCFT = {"bin_accuracy_source": "held-out", "bin_weights": "count"}
+TOKENS = {"answer_loss": "tokens", "question_loss_weight": 1.0}  # the paper's L_SFT2
+PAPER = {**TOKENS, "bin_accuracy_source": "train", "bin_weights": "equal", "calibration_weight": 1.0}
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
-    "sft": ("SFT", {"answer_loss": "tokens", "question_loss_weight": 1.0}),
+    "sft": ("SFT", TOKENS),
     "cft": ("SFT", {"answer_loss": "tokens"}),
     "cft-options": ("SFT", {}),
     "rcft-1": ("RCFT", {**RCFT, "calibration_weight": 1.0}),
     "rcft-5": ("RCFT", {**RCFT, "calibration_weight": 5.0}),
+    "rcft-paper": ("RCFT", PAPER),
     "cogcalib": ("CogCalib", {"penalty": "label-smoothing", "smoothing": 0.2}),
     "tempered": ("Tempered", {}),
 }
@@ -104,8 +109,7 @@ BASELINES = ("aligned", "aligned + temperature", "cft", "cft-options", "cft-opti
 def main() -> None:
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # TRL's trainers report their use; read at the hub's first import
     arguments, folder = common.parse(__doc__, "alignment", parts=("align", "tune"))
-    settings = {**SETTINGS, **(QUICK if arguments.quick else {})}
-    settings["seeds"] = arguments.seeds or settings["seeds"]
+    settings = common.settings_for(arguments, SETTINGS, QUICK)
     data = load(settings)
     if not common.work(partial(ready, settings, folder, data, arguments.part != "align"), arguments.minutes):
         return
@@ -196,8 +200,7 @@ def made_with(settings: dict[str, Any], method: str | None = None) -> dict[str, 
     """Everything that decides the scores but the seed, which is in a file's name; all that JSON can say."""
     kept = {name: value for name, value in settings.items() if name != "seeds"}
     own = {} if method is None else {"method": METHODS[method]}
-    made: dict[str, Any] = json.loads(json.dumps({**kept, "start_method": START, "parts": PARTS, **own}))
-    return made
+    return json.loads(json.dumps({**kept, "start_method": START, "parts": PARTS, **own}))
 
 
 def score_all(
@@ -256,8 +259,7 @@ def run_method(path: Path, settings: dict[str, Any], data: Any, method: str, see
 
 
 def read_course(folder: Path, name: str) -> list[dict[str, float]]:
-    course: list[dict[str, float]] = json.loads((folder / f"{name}-course.json").read_text(encoding="utf-8"))
-    return course
+    return json.loads((folder / f"{name}-course.json").read_text(encoding="utf-8"))
 
 
 def choose_rate(settings: dict[str, Any], folder: Path) -> float:
