@@ -1,6 +1,6 @@
 """Other losses and other predictors beside `methods.py`: what smoothing, focal loss, ensembles and dropout reach here.
 
-    python benchmarks/baselines.py [--part losses|predictors] [--quick] [--output DIR]
+    python benchmarks/baselines.py [--part losses|predictors] [--quick] [--output DIR] [--seeds S …] [--minutes M]
 
 The runs are those of `methods.py`: SmolLM2-135M-Instruct, LoRA on 600 questions of `world-facts` for 3 epochs, the same
 training questions by seed, the same 2,000 test questions, 3 seeds. Given its folder as DIR, plain fine-tuning is taken
@@ -18,7 +18,8 @@ dropout's is also shown with a temperature fitted on 500 calibration questions, 
 Scores are written to DIR as they come, and what is there is not done again; several processes may share one DIR. The
 tables go to standard output and, as JSON, to `benchmarks/results/baselines.json` (with `--quick` into DIR only). They
 hold the rows that are done for all seeds, so that the second part adds to the first. In two processes on two cores
-each takes about 55 minutes.
+each takes about 55 minutes, and 10 more without the runs of `methods.py`. A run of MC dropout takes 26, the others 5 to
+9: `--minutes 30` makes parts of less than an hour.
 """
 
 from __future__ import annotations
@@ -60,8 +61,7 @@ SCALED = ("sft", "ensemble", "laplace")  # also shown with a temperature
 
 def main() -> None:
     arguments, folder = common.parse(__doc__, "baselines", parts=PARTS)
-    settings = {**methods.SETTINGS, **(QUICK if arguments.quick else {})}
-    settings["seeds"] = arguments.seeds or settings["seeds"]
+    settings = common.settings_for(arguments, methods.SETTINGS, QUICK)
     data, _ = methods.load(settings)
     parts = [arguments.part] if arguments.part else PARTS
     if not common.work(partial(ready, settings, folder, data, parts), arguments.minutes):

@@ -1,6 +1,6 @@
 """What each part of CogCalib does: other categories of knowledge, other thresholds, other schedules, one at a time.
 
-    python benchmarks/cogcalib.py [--part categories|settings] [--quick] [--output DIR]
+    python benchmarks/cogcalib.py [--part categories|settings] [--quick] [--output DIR] [--seeds S …] [--minutes M]
 
 All runs fine-tune SmolLM2-135M-Instruct with LoRA on 400 training questions of `world-facts` and are scored on the same
 1,000 test questions. CogCalib's term is label smoothing over the options with s = 0.2, which `methods.py` chose on
@@ -12,7 +12,7 @@ found with 4 sets of 2 exemplars for the pool; known is HighlyKnown or MaybeKnow
 Scores are written to DIR as they come, and what is there is not done again; several processes may share one DIR. The
 tables go to standard output and, as JSON, to `benchmarks/results/cogcalib.json` with a picture beside it (with
 `--quick` into DIR only). They hold the rows that are done for all seeds, so that the second part adds to the first. In
-two processes on two cores `--part categories` takes about 35 minutes, `--part settings` then 30.
+two processes on two cores `--part categories` takes about 47 minutes, `--part settings` then 37.
 """
 
 from __future__ import annotations
@@ -84,9 +84,9 @@ NOTED = ("known_share", "detector_true_share", "detector_known_share", "detector
 
 def main() -> None:
     arguments, folder = common.parse(__doc__, "cogcalib", parts=("categories", "settings"))
-    settings = {**SETTINGS, **(QUICK if arguments.quick else {})}
-    settings["seeds"] = arguments.seeds or settings["seeds"]
-    common.work(partial(ready, settings, folder, load(settings), arguments.part))
+    settings = common.settings_for(arguments, SETTINGS, QUICK)
+    if not common.work(partial(ready, settings, folder, load(settings), arguments.part), arguments.minutes):
+        return
     rows, notes = collect(settings, folder)
     extra = {baseline for row, baseline in CONTRASTS if row in rows and baseline in rows}
     baselines = (*BASELINES, *sorted(extra - set(BASELINES)))

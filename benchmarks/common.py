@@ -232,6 +232,12 @@ def parse(
     return arguments, folder
 
 
+def settings_for(arguments: argparse.Namespace, settings: dict[str, Any], quick: dict[str, Any]) -> dict[str, Any]:
+    """A script's settings, with `--quick` the small ones where there are some, with `--seeds` those."""
+    chosen = {"seeds": arguments.seeds} if arguments.seeds else {}
+    return {**settings, **(quick if arguments.quick else {}), **chosen}
+
+
 def save_picture(drawing: Any, path: Path) -> None:
     """Write a matplotlib figure whole or not at all."""
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")

@@ -59,8 +59,7 @@ Data = dict[str, list[Question]]
 
 def main() -> None:
     arguments, folder = common.parse(__doc__, "frontier")
-    settings: dict[str, Any] = {**SETTINGS, **(QUICK if arguments.quick else {})}
-    settings["seeds"] = arguments.seeds or settings["seeds"]
+    settings = common.settings_for(arguments, SETTINGS, QUICK)
     data = {
         "train": load_questions("world-facts", "train"),
         "fit": pick(load_questions("world-facts", "calibration"), settings["fit"], 0),

@@ -59,8 +59,7 @@ COURSE = ("accuracy", "confidence", "ece")
 
 def main() -> None:
     arguments, folder = common.parse(__doc__, "known_unknown")
-    settings = {**SETTINGS, **(QUICK if arguments.quick else {})}
-    settings["seeds"] = arguments.seeds or settings["seeds"]
+    settings = common.settings_for(arguments, SETTINGS, QUICK)
     data = load(settings)
     if not common.work(partial(ready, settings, folder, data), arguments.minutes):
         return
@@ -68,9 +67,8 @@ def main() -> None:
     found = {mix: [read_scores(folder / f"{name(mix)}-{seed}.parquet") for seed in settings["seeds"]] for mix in MIXES}
     rows = {mix: [file.scores for file in files] for mix, files in found.items()}
     courses = {mix: mean_course([file.metadata["course"] for file in files]) for mix, files in found.items()}
-    result = common.table(
-        {**rows, "zero-shot": [read_scores(folder / "zero-shot.parquet").scores]}, baselines=("5:0", "zero-shot")
-    )
+    zero_shot = [read_scores(folder / "zero-shot.parquet").scores]
+    result = common.table({**rows, "zero-shot": zero_shot}, baselines=("5:0", "zero-shot"))
     slopes = trend(list(rows.values()), list(MIXES.values()))
     pairs = len(paired(data["pool"], knowledge, 0))
     print(f"\nOf {len(knowledge)} training questions: {knowledge.counts()}; {pairs} pairs within relations.")
@@ -184,13 +182,12 @@ def run_zero_shot(path: Path, settings: dict[str, Any], data: Any) -> None:
 
 def run_mix(path: Path, settings: dict[str, Any], data: Any, mix: str, seed: int) -> None:
     """Fine-tune on one mix, noting its course, and score the test questions."""
-    folder = path.parent
-    pairs = paired(data["pool"], read_knowledge(knowledge_path(settings, folder)).knowledge, seed)
+    pairs = paired(data["pool"], read_knowledge(knowledge_path(settings, path.parent)).knowledge, seed)
     if len(pairs) < settings["train"]:
         raise InputError(f"a mix needs {settings['train']} pairs of questions, found {len(pairs)}; enlarge the pool")
     train = mixed(pairs[: settings["train"]], MIXES[mix])
     course = Course(settings["points"])
-    tuned = common.fine_tune(settings, "SFT", {}, seed, train, data["course"], folder, callbacks=[course])
+    tuned = common.fine_tune(settings, "SFT", {}, seed, train, data["course"], path.parent, callbacks=[course])
     how = {"split": "test", "seed": seed, "course": course.found, "made_with": made_with(settings, mix, seed)}
     common.score_into(path, settings, *tuned, data["test"], **how)
 

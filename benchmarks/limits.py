@@ -214,7 +214,7 @@ def main() -> None:
         parser.add_argument("--data", default="world-facts", help="questions whose bound is shown")
         parser.add_argument("--device")
 
-    arguments, folder = common.parse(__doc__, "limits", add=add)
+    arguments, folder = common.parse(__doc__, "limits", add=add, alone=True)
     keep_freed_memory()
     device = torch.device(arguments.device or default_device())
     model, tokenizer = load_model(arguments.model, device=device, dtype=default_dtype(device))

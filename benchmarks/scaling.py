@@ -201,7 +201,7 @@ def main() -> None:
         arguments = parser.parse_args()
         print(json.dumps(measure(json.loads(arguments.point), arguments.device)))
         return
-    arguments, folder = common.parse(__doc__, "scaling", add=add)
+    arguments, folder = common.parse(__doc__, "scaling", add=add, alone=True)
     results: dict[str, Any] = {}
     for name, points in (QUICK if arguments.quick else SERIES).items():
         if arguments.only and name not in arguments.only:

@@ -1,7 +1,7 @@
 """A second family of models, answering by letters: `world-facts` and OpenBookQA, in-domain.
 
     python benchmarks/second_family.py --model FILE.gguf [--part world-facts|openbookqa] [--data DIR] [--quick]
-        [--seeds S …] [--minutes M]
+        [--output DIR] [--seeds S …] [--minutes M]
 
 The model is meant to be Qwen2.5-Coder-0.5B-Instruct as a GGUF file, family qwen2; any other that `caltune` loads will
 do. Options stand in the prompt under letters, plain template, and the letters' logits are what is compared. Each run
@@ -12,17 +12,16 @@ temperature are fitted on the same 200 held-out questions. Nothing is chosen on 
 are those of the small one. "sft + oracle temperature", and what is left out of the training questions, are as in
 `transfer.py`.
 
-It is slow: on 2 cores about 20 minutes a run, 80 for the four of one part and seed. So one process with all cores
-(leave OMP_NUM_THREADS unset), one part and seed a call, and `--minutes 35` to end within the hour; the same command
-goes on where it stopped. Tables and picture come when all runs of the given seeds are there: give `--seeds 0 1 2` last.
-They go to `benchmarks/results/second-family-PART.json` and beside it.
+It is slow: in two processes on two cores 14 minutes a run, about 35 for one part and seed, 3.5 hours in all; each takes
+7 GB of memory. `--minutes 40` makes parts of less than an hour; the same command goes on where it stopped. Tables and
+picture come when all runs of the given seeds are there; they go to `benchmarks/results/second-family-PART.json` and
+beside it, unless a published one has more seeds.
 """
 
 from __future__ import annotations
 
 import argparse
 from functools import partial
-from typing import Any
 
 import common
 import transfer
@@ -47,8 +46,7 @@ METHODS = {name: transfer.METHODS[name] for name in ("sft", "rcft-held-out", "co
 
 def main() -> None:
     arguments, folder = common.parse(__doc__, "second_family", parts=PARTS, add=add_arguments)
-    settings: dict[str, Any] = {**SETTINGS, **(QUICK if arguments.quick else {}), "model": arguments.model}
-    settings["seeds"] = arguments.seeds or settings["seeds"]
+    settings = common.settings_for(arguments, {**SETTINGS, "model": arguments.model}, QUICK)
     tests = QUICK_TESTS if arguments.quick else TESTS
     for part in [arguments.part] if arguments.part else PARTS:
         if part == "world-facts":

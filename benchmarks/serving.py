@@ -52,7 +52,7 @@ def main() -> None:
         parser.add_argument("--questions", type=int, default=64)
         parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16])
 
-    arguments, folder = common.parse(__doc__, "serving", add=add)
+    arguments, folder = common.parse(__doc__, "serving", add=add, alone=True)
     if arguments.quick:
         arguments.questions, arguments.clients = 8, [1, 4]
     questions = load_questions("world-facts", "test")

@@ -199,7 +199,7 @@ def main() -> None:
         parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
         parser.add_argument("--rounds", type=int, default=5)
 
-    arguments, folder = common.parse(__doc__, "speed_metrics", add=add)
+    arguments, folder = common.parse(__doc__, "speed_metrics", add=add, alone=True)
     sizes, rounds, draws = arguments.sizes, arguments.rounds, DRAWS
     if arguments.quick:
         sizes, rounds, draws = [10**3, 10**4], 2, 200

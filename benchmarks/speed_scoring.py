@@ -207,7 +207,7 @@ def main() -> None:
         parser.add_argument("--tolerance", type=float, default=1e-3, help="0.1 or so with --device cuda, in bf16")
         parser.add_argument("--only", nargs="+", help="tasks whose names hold one of these")
 
-    arguments, folder = common.parse(__doc__, "speed_scoring", add=add)
+    arguments, folder = common.parse(__doc__, "speed_scoring", add=add, alone=True)
     if arguments.quick:
         arguments.questions, arguments.rounds, arguments.batch_sizes = 12, 1, arguments.batch_sizes[1:2]
     device = torch.device(arguments.device or default_device())

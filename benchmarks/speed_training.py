@@ -177,7 +177,7 @@ def main() -> None:
     if "--run" in sys.argv:
         print(json.dumps(measured(json.loads(sys.argv[sys.argv.index("--run") + 1]))))
         return
-    arguments, folder = common.parse(__doc__, "speed_training", add=add)
+    arguments, folder = common.parse(__doc__, "speed_training", add=add, alone=True)
     if arguments.quick:
         arguments.steps, arguments.rounds, arguments.released_length = 2, 1, 128
     run = {name: getattr(arguments, name) for name in ("model", "data", "batch", "steps", "device", "tolerance")}

@@ -42,8 +42,7 @@ SHOWN = {"accuracy": "accuracy (more is better)", "nll": "NLL, nats (less)", "ec
 
 def main() -> None:
     arguments, folder = common.parse(__doc__, "training_size")
-    settings = {**SETTINGS, **(QUICK if arguments.quick else {})}
-    settings["seeds"] = arguments.seeds or settings["seeds"]
+    settings = common.settings_for(arguments, SETTINGS, QUICK)
     data = {
         "train": load_questions("world-facts", "train"),
         "fit": pick(load_questions("world-facts", "calibration"), settings["fit"], 0),

@@ -18,10 +18,9 @@ temperature" is out of a user's reach: it is fitted on answered questions of the
 questions for the other half, and tells what one number could do at best. "tempered" needs no held-out question.
 
 DIR (default: ../shared/data beside the repository) holds the folders arc_easy, arc_challenge, openbookqa and mmlu with
-one JSONL file a split; `world-facts` needs none. Scores are kept as they come; several processes may share one folder,
-and the same command goes on where it stopped. Tables go to standard output and, as JSON, to
-`benchmarks/results/transfer-PART.json` with a picture beside it. In two processes on two cores `world-facts` takes
-about 56 minutes, `obqa` and `arc` by an estimate 80 and 95: `--minutes 50` makes parts of less than an hour.
+one JSONL file a split; `world-facts` needs none. Scores are kept as they come; several processes may share one folder.
+Tables and a picture go to `benchmarks/results/transfer-PART.json` and beside it. Two processes on two cores take about
+56 minutes for `world-facts`, by an estimate 95 and 80 for `arc` and `obqa`: `--minutes 50` makes parts under an hour.
 """
 
 from __future__ import annotations
@@ -83,8 +82,7 @@ Data = dict[str, list[Question]]
 
 def main() -> None:
     arguments, folder = common.parse(__doc__, "transfer", parts=("world-facts", "arc", "obqa"), add=add_arguments)
-    settings: dict[str, Any] = {**SETTINGS, **(QUICK if arguments.quick else {})}
-    settings["seeds"] = arguments.seeds or settings["seeds"]
+    settings = common.settings_for(arguments, SETTINGS, QUICK)
     tests = dict.fromkeys(TESTS, QUICK_TEST) if arguments.quick else TESTS
     for part in [arguments.part] if arguments.part else ("world-facts", "arc", "obqa"):
         run_part(f"transfer-{part}", settings, folder, load(part, settings, tests, arguments.data), arguments, METHODS)
@@ -185,8 +183,7 @@ def made_with(settings: dict[str, Any], data: Data, fields: Any, seed: int | Non
     """Everything that decides a run's scores, so that a file made otherwise is not taken for it."""
     names = ("answers", "template", "epochs", "batch", "learning_rate", "lora_r", "lora_alpha", "train", "method_fit")
     of_run = {name: settings[name] for name in names} if fields else {}
-    model = Path(settings["model"]).name
-    method = [fields[0], fields[1]] if fields else None
+    method, model = list(fields) if fields else None, Path(settings["model"]).name
     return {**of_run, "model": model, "method": method, "seed": seed, "test": len(data["test"])}
 
 
@@ -237,8 +234,7 @@ def of_target(rows: dict[str, Any], belongs: Any) -> dict[str, Any]:
             temperatures = [temperature.temperature for temperature in fitted]
             found[row] = [temperature(scores) for temperature, scores in zip(fitted, plain, strict=True)]
             found["sft + oracle temperature"] = [oracle_temperature(scores) for scores in plain]
-    count = len(found["zero-shot"][0])
-    return {"questions": count, "source_temperatures": temperatures, "rows": common.table(found)}
+    return {"questions": len(found["zero-shot"][0]), "source_temperatures": temperatures, "rows": common.table(found)}
 
 
 def best_temperature(scores: OptionLogits) -> Temperature:
