@@ -26,10 +26,9 @@ questions. The preference here is for right answers, so a method that learns rig
 falls means less certainty about them, a KL tells how far the model has moved.
 
 Scores and models (0.5 GB each, one and one a seed) are written to DIR as they come, and what is there is not done
-again; several processes may share one DIR. `--part align` does steps 1 and 2, `--part tune` all that is left: in two
-processes on two cores about 70 and 55 minutes. A run of DPO takes 21, so `--minutes 35` makes parts of less than an
-hour. Tables go to standard output and to `benchmarks/results/alignment.json`, with a picture beside it (with `--quick`
-into DIR).
+again; several processes may share one DIR. `--part align` does steps 1 and 2, `--part tune` the rest: in two processes
+on two cores about 70 and 62 minutes, a run of DPO 21 of them, so that `--minutes 35` makes parts under an hour. Tables
+and a picture go to `benchmarks/results/alignment.json` and beside it (with `--quick` into DIR).
 """
 
 from __future__ import annotations
@@ -136,9 +135,6 @@ def main() -> None:
     common.save_picture(draw(courses, result, kept), target.with_suffix(".png"))
 
 
-# Questions
-
-
 def part_of(entity: str) -> str:
     """Which part of the train split an entity's questions are for, by a hash of its name.
 
@@ -164,9 +160,6 @@ def load(settings: dict[str, Any]) -> dict[str, list[Question]]:
         "choose": calibration[settings["fit"] :],
         "test": pick(load_questions("world-facts", "test"), settings["test"], 0),
     }
-
-
-# Jobs
 
 
 def ready(settings: dict[str, Any], folder: Path, data: dict[str, list[Question]], tune: bool = True) -> common.Jobs:
