@@ -101,10 +101,7 @@ def test_position_minus_2_can_be_another_token(side: str, end: str, rows: list[i
     plain = torch.stack([plain_option_logits(model, tokenizer, q, answers="letters") for q in questions]).detach()
     with torch.no_grad():
         logits = model(**{k: v for k, v in inputs.items() if k != "token_type_ids"}).logits
-    letters = [
-        tokenizer(letter).input_ids[-1] for letter in render(FOUR[0], tokenizer, answers="letters").continuations
-    ]
-    away = (logits[:, -2, letters].softmax(-1) - plain.softmax(-1)).abs().amax(-1)
+    away = (released.letter_probabilities(logits, tokenizer) - plain.softmax(-1)).abs().amax(-1)
     assert [row for row in (0, 1) if away[row] > 0.05] == rows
     assert (away[[row for row in (0, 1) if row not in rows]] < 1e-5).all()
     ours = score(model, tokenizer, questions, answers="letters").probabilities()
