@@ -41,9 +41,15 @@ check: .venv/ready ## style and types
 
 # One process a core, each on one thread, does more than one process on all cores; they share what is to be done.
 BENCH ?= methods
-bench: .venv/ready ## the README's figures; another script with BENCH=frontier, its flags with ARGS="--seeds 0"
+# But for these, which time something or take minutes: one process.
+ALONE := abstention coverage engine limits regime scaling serving several_gpus speed_metrics speed_scoring speed_training
+bench: .venv/ready ## the README's figures; other scripts (benchmarks/README.md): BENCH=frontier ARGS="--minutes 50"
+ifneq ($(filter $(BENCH),$(ALONE)),)
+	$(BIN)/python benchmarks/$(BENCH).py $(ARGS)
+else
 	export OMP_NUM_THREADS=1; $(BIN)/python benchmarks/$(BENCH).py $(ARGS) >/dev/null & other=$$!; \
 	$(BIN)/python benchmarks/$(BENCH).py $(ARGS) && wait $$other
+endif
 
 .venv/docs: .venv/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'

@@ -1,11 +1,12 @@
 """Which recalibrators help, and from how many questions: all on real scores, against a temperature and a constant.
 
     CALTUNE_DATA_DIR=DIR python benchmarks/recalibration.py --part score [--sources NAME …] [--pieces N] [--minutes M]
-    python benchmarks/recalibration.py --part fit [--tuned DIR] [--quick]
+    python benchmarks/recalibration.py --part fit [--tuned DIR] [--quick] [--minutes M]
 
 `score` lets the small model answer questions of `recalibration_scores.SOURCES`, with features, in resumable pieces;
 `fit` needs no model and takes what is there. DIR of `--tuned` holds the scores that `benchmarks/methods.py` leaves:
-plain fine-tuning of three seeds on `world-facts`, without features. `make bench BENCH=recalibration` does all.
+plain fine-tuning of three seeds on `world-facts`, without features. `make bench BENCH=recalibration` does all; in two
+processes on two cores each part takes about 25 minutes, and the same command goes on where it stopped.
 
 In each of 20 splits n calibration questions are drawn (50, 100, 500, 2,000) and up to 2,000 others are the test.
 

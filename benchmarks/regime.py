@@ -8,26 +8,26 @@ the mean of max η over 400,000 draws. In each run the answers of N questions ar
 estimate, the share of intervals that hold A*, that lie above it and below it, and the mean width; and for the target
 calibration error its bias against the true E|c − η(d)|.
 
-The table goes to standard output and, as JSON, to `benchmarks/results/regime.json`. A few minutes on one core.
+The table goes to standard output and, as JSON, to `benchmarks/results/regime.json`. About 6 minutes on one core.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from caltune.output import write_json
 from caltune.regime import reachable_accuracy
 from caltune.types import FloatArray, OptionLogits
 
 OPTIONS = 4
 SIZES = (100, 500, 2000)
 MANY = 400_000
+DRAWS = 400
 
 World = Callable[[np.random.Generator, int], tuple[FloatArray, FloatArray]]
 
@@ -113,7 +113,7 @@ def measure(world: World, size: int, runs: int) -> dict[str, Any]:
         logits, truth = world(generator, size)
         labels = (generator.random((size, 1)) > truth.cumsum(axis=1)[:, :-1]).sum(axis=1)
         scores = OptionLogits(tuple(map(str, range(size))), logits.astype(np.float32), labels)
-        one = reachable_accuracy(scores, draws=400, seed=run)
+        one = reachable_accuracy(scores, draws=DRAWS, seed=run)
         found.append([*(getattr(one.accuracy, name) for name in ("value", "low", "high")), one.target_error.value])
     value, low, high, error_found = np.array(found).T
     return {
@@ -132,6 +132,18 @@ def measure(world: World, size: int, runs: int) -> dict[str, Any]:
     }
 
 
+def settings(runs: dict[int, int]) -> dict[str, Any]:
+    """What decides the figures; a run is a data set and has its own seeds."""
+    return {
+        "options": OPTIONS,
+        "sizes": list(SIZES),
+        "runs": {str(size): count for size, count in runs.items()},
+        "resamples": DRAWS,
+        "draws_of_the_truth": MANY,
+        "seeds": {"truth": 0, "data": "[1, run]", "folds and resamples": "run"},
+    }
+
+
 def main() -> None:
     """Measure every world at every size, print the table and write the JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -139,11 +151,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "regime.json")
     arguments = parser.parse_args()
     rows = []
+    runs = {size: arguments.runs if size < 2000 else max(1, arguments.runs // 4) for size in SIZES}
     print("| world | N | runs | A* | bias | RMSE | holds A* | too high | too low | width | TCE | its bias |")
     print("|---|---|---|---|---|---|---|---|---|---|---|---|")
     for world in WORLDS:
         for size in SIZES:
-            row = measure(world, size, arguments.runs if size < 2000 else max(1, arguments.runs // 4))
+            row = measure(world, size, runs[size])
             rows.append(row)
             cells = [
                 str(row["runs"]),
@@ -155,9 +168,7 @@ def main() -> None:
             cells += [f"{row['too_high']:.2f}", f"{row['too_low']:.2f}", f"{row['width']:.3f}"]
             cells += [f"{row['target_error']:.3f}", f"{row['target_error_bias']:+.3f}"]
             print(f"| {row['world']} | {size} | {' | '.join(cells)} |", flush=True)
-    temporary = arguments.output.with_name(f".{arguments.output.name}.tmp")
-    temporary.write_text(json.dumps({"rows": rows}, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, arguments.output)
+    write_json(arguments.output, {"settings": settings(runs), "rows": rows})
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ questions, their order and the adapter's start; 3 seeds of each row.
 
 Scores are written to DIR as they come, and what is there is not done again; several processes may share one DIR. The
 tables go to standard output and, as JSON, to `benchmarks/results/training_size.json` with a picture beside it (with
-`--quick` into DIR only). About 55 minutes in two processes on two cores.
+`--quick` into DIR only). In two processes on two cores it takes about 55 minutes: `--minutes 45` makes parts.
 """
 
 from __future__ import annotations
