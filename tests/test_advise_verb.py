@@ -12,6 +12,7 @@ import pytest
 from files import scores_file, write_jsonl
 from tiny import tiny_questions
 
+from caltune.data.splits import hash_split
 from caltune.formats import read_scores, write_scores
 from caltune.models import load_model
 from caltune.scoring import score
@@ -19,15 +20,10 @@ from caltune.types import OptionLogits, Question
 
 
 def rows(out):
-    """The lines of the answer by their label; continued lines are joined."""
-    found: dict[str, str] = {}
-    for line in out.splitlines():
-        label, _, text = line.partition("  ")
-        if label:
-            found[label] = text.strip()
-        else:
-            found[list(found)[-1]] += " " + text.strip()
-    return found
+    """The lines of the answer by their label."""
+    lines = out.splitlines()
+    assert len(lines) <= 10
+    return {line[:12].strip(): line[12:] for line in lines}
 
 
 def test_a_scores_file_needs_no_model(caltune, tmp_path):
@@ -37,18 +33,18 @@ def test_a_scores_file_needs_no_model(caltune, tmp_path):
     )
     result = caltune("advise", path)
     assert (result.status, result.err) == (0, "")
-    assert len(result.out.splitlines()) <= 11
+    assert len(result.out.splitlines()) == 10
     found = rows(result.out)
-    assert found["questions"] == "400 from exam.csv, split test"
+    assert found["questions"].startswith("400 from exam.csv, split test; ")
     evaluated = caltune("evaluate", path).out
     for label, metric, then in (
         ("accuracy", "accuracy", " ["),
-        ("confidence", "confidence", " ["),
-        ("ECE", "ece", ";"),
+        ("confidence", "confidence", ":"),
+        ("ECE", "ece", ":"),
     ):
         value = float(re.search(rf"^{metric} +([0-9.]+)", evaluated, re.MULTILINE)[1])
         assert found[label].startswith(f"{value:.3f}{then}")
-    assert "overconfident" in found["because"]
+    assert "it is too sure" in found["because"]
     words = shlex.split(found["train"])
     assert words[:6] == ["caltune", "train", "tempered", "exam.csv", "--model", "m"]
     assert words[6:] == ["--template", "plain", "--output-dir", "tuned"]
@@ -61,17 +57,18 @@ def test_two_scores_files_are_compared(caltune, refused, tmp_path):
     after = tmp_path / "after.parquet"
     write_scores(after, OptionLogits(scores.ids, knowing, scores.labels).take(range(299, -1, -1)), {})
     found = rows(caltune("advise", before, "--adapter", after).out)
-    assert found["questions"].endswith("before → after training")
+    assert ", before → after training" in found["questions"]
     assert re.match(r"0\.\d+ \[.*\] → (1\.000|0\.99\d) \[", found["accuracy"])
-    assert "above the A* of before (non-calibratable there)" in found["regime"]
+    assert found["regime"].startswith("calibratable, as any model")
+    assert "above A* of before" in found["because"] or found["take"] == "it as it is"
     other = scores_file(tmp_path / "other.parquet", 300, first=5)
     assert "must hold the questions of" in refused("advise", before, "--adapter", other)
 
 
 @pytest.fixture(scope="module")
 def mostly_known(tmp_path_factory, tiny_folder):
-    """A file of 200 questions, seven of ten with the tiny model's own answer for the right one."""
-    questions = tiny_questions(200)
+    """A file of calibration questions, seven of ten with the tiny model's own answer for the right one."""
+    questions = [question for question in tiny_questions(700) if hash_split(question.id) == "calibration"]
     chosen = score(*load_model(tiny_folder), questions, answers="letters", template="chat").logits.argmax(axis=1)
     right = [
         int(c) if i % 10 < 7 else (q.answer + 1) % 3 for i, (q, c) in enumerate(zip(questions, chosen, strict=True))
@@ -81,31 +78,42 @@ def mostly_known(tmp_path_factory, tiny_folder):
 
 
 def test_a_model_and_its_fine_tuned_form_are_scored(caltune, mostly_known, tiny_folder):
-    how = ("--answers", "letters", "--template", "chat", "--batch-tokens", 512, "--split", "train")
+    how = ("--answers", "letters", "--template", "chat", "--batch-tokens", 512)
     result = caltune("advise", mostly_known, "--model", tiny_folder, "--adapter", tiny_folder, *how)
     assert result.status == 0, result.err
     found = rows(result.out)
-    assert re.match(rf"1\d\d from {mostly_known}, split train, before → after training", found["questions"])
+    assert re.match(rf"1\d\d from {mostly_known}, split calibration, before → after training", found["questions"])
     both = re.match(r"(.*\]) → (.*\]): ", found["accuracy"])
     assert both[1] == both[2]
-    assert f"train cogcalib {mostly_known} --model {tiny_folder} --answers letters --template chat" in found["train"]
+    assert f"train tempered {mostly_known} --model {tiny_folder} --answers letters --template chat" in found["or train"]
 
 
 def test_a_model_that_caltune_trained_is_not_named_as_the_one_to_train(caltune, mostly_known, tiny_folder, tmp_path):
     tuned = tmp_path / "tuned"
     shutil.copytree(tiny_folder, tuned)
     (tuned / "trainer_state.json").write_text('{"log_history": []}')
-    how = ("--answers", "letters", "--template", "chat", "--split", "train")
+    how = ("--answers", "letters", "--template", "chat")
     result = caltune("advise", mostly_known, "--model", tuned, *how)
     assert result.status == 0, result.err
     found = rows(result.out)
-    assert "before training" not in found["accuracy"]
-    assert f"train cogcalib {mostly_known} --model MODEL" in found["train"]
+    assert f"train tempered {mostly_known} --model MODEL" in found["or train"]
+    taught = rows(caltune("advise", mostly_known, "--model", tuned, *how, "--split", "calibration").out)
+    assert taught == found
 
 
 def test_how_the_questions_were_read_is_in_the_command(caltune, mostly_known, tiny_folder, tmp_path):
     path = tmp_path / "scored.parquet"
-    how = ("--answers", "letters", "--template", "chat", "--split", "train", "--field", "group=subject", "--skip-bad")
+    how = (
+        "--answers",
+        "letters",
+        "--template",
+        "chat",
+        "--split",
+        "calibration",
+        "--field",
+        "group=subject",
+        "--skip-bad",
+    )
     assert caltune("score", mostly_known, "--model", tiny_folder, *how, "-o", path).status == 0
     train = shlex.split(rows(caltune("advise", path).out)["train"])
     assert train[train.index("--field") :][:3] == ["--field", "group=subject", "--skip-bad"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
+
 import numpy as np
 import pytest
 
@@ -13,6 +15,8 @@ from caltune.regime import (
     calibration_error_bound,
     cross_fitted,
     diagnose,
+    guessing_accuracy,
+    known_share,
     reachable_accuracy,
     regime,
 )
@@ -181,13 +185,37 @@ def test_the_interval_narrows_with_the_square_root_of_the_questions(world):
 def test_diagnosis_agrees_with_the_summary(world):
     scores = drawn(3 * world[:200], softmax(world[:200]))
     found, summary = diagnose(scores, draws=300), summarise(scores, draws=300)
-    for name in ("accuracy", "confidence", "overconfidence", "ece"):
-        assert getattr(found, name) == summary.metrics[name]
-    assert found.noise_floor == summary.noise_floor
+    assert found.accuracy == summary.metrics["accuracy"]
+    gap = summary.metrics["overconfidence"]
+    assert astuple(found.overconfidence) == pytest.approx(astuple(gap))
+    assert found.confidence == pytest.approx(summary.metrics["confidence"].value)
+    assert found.ece == summary.metrics["ece"].value
     assert found.corrected == corrected_ece(scores.decide(), draws=300)
     share = np.bincount(scores.labels, minlength=4) / 200
     assert found.position == (share.argmax(), share.max())
-    assert found.overclaim == found.confidence.value - found.reachable.accuracy.high > 0.05
+
+
+def test_known_share_is_what_guessing_leaves():
+    assert known_share(0.625, 0.25) == 0.5  # half known, a quarter of the other half guessed: 0.5 + 0.125
+    assert known_share(0.75, 0.5) == 0.5  # of 100: 50 known, 25 of 50 guessed
+    assert known_share(1.0, 0.25) == 1
+    assert known_share(0.25, 0.25) == known_share(0.1, 0.25) == 0
+    assert np.isnan(known_share(1.0, 1.0))  # of single options nothing is to be known
+    # the correction for guessing: 70 right and 30 wrong of 100 with 4 options
+    assert known_share(0.7, 0.25) == pytest.approx((70 - 30 / 3) / 100)
+
+
+def test_a_planted_known_share_is_found():
+    generator = np.random.default_rng(0)
+    logits = generator.normal(size=(20_000, 4))
+    logits[::2, 3] = -np.inf
+    labels = generator.integers(np.where(np.isfinite(logits), 1, 0).sum(axis=1))
+    known = generator.random(20_000) < 0.4
+    logits[known, labels[known]] = 9
+    scores = OptionLogits(tuple(map(str, range(20_000))), logits, labels)
+    guessing = guessing_accuracy(scores)
+    assert guessing == pytest.approx((1 / 3 + 1 / 4) / 2)
+    assert known_share(scores.decide().correct.mean(), guessing) == pytest.approx(0.4, abs=0.015)
 
 
 # The propositions of docs/papers.md, on a population that is finite and therefore exact

@@ -16,17 +16,14 @@ from caltune.metrics import (
     Collapse,
     Interval,
     accuracy_interval,
-    basic_interval,
     bootstrap,
     collapse,
     corrected_ece,
-    ece_statistic,
+    ece,
     mean_statistic,
-    noise_floor,
     percentile_interval,
     target_calibration_error_per_question,
 )
-from caltune.metrics.summary import metric_values
 from caltune.types import FloatArray, OptionLogits
 
 Regime = Literal["calibratable", "non-calibratable", "undecided"]
@@ -61,22 +58,19 @@ class Diagnosis:
     """What `caltune advise` tells of one model: `n` questions, metrics with intervals, collapse, what is reachable.
 
     `chance` is the accuracy of guessing; `position` the option that is right most often, from 0, and the share of
-    questions in which it is; `corrected` the ECE without what chance adds; `overclaim` the least ECE that follows from
-    mean confidence above A*, with the cautious end of A*'s interval.
+    questions in which it is; `corrected` the ECE without what chance adds.
     """
 
     n: int
     chance: float
     position: tuple[int, float]
     accuracy: Interval
-    confidence: Interval
+    confidence: float
     overconfidence: Interval
-    ece: Interval
+    ece: float
     corrected: Interval
-    noise_floor: float
     collapse: Collapse
     reachable: Reachable
-    overclaim: float
 
 
 def cross_fitted(scores: OptionLogits, *, folds: int = 5, seed: int = 0) -> OptionLogits:
@@ -167,6 +161,20 @@ def guessing_accuracy(scores: OptionLogits) -> float:
     return float((1 / np.isfinite(scores.logits).sum(axis=1)).mean())
 
 
+def known_share(accuracy: float, guessing: float) -> float:
+    """The share of questions that a model knows, if it guesses evenly among the options of the rest; in [0, 1].
+
+    accuracy = k + (1 − k) g, so k = max(0, (accuracy − g) / (1 − g)); g = E 1/K of `guessing_accuracy`. With equal K
+    that is (right − wrong / (K − 1)) / N, the correction for guessing of test theory; to read it as a model's knowledge
+    is ours and an assumption: who rules out some options, or takes wrong ones for right, does not guess evenly, and
+    what is known should not depend on K. nan where g is 1.
+
+    >>> known_share(0.625, 0.25), known_share(0.2, 0.25)
+    (0.5, 0.0)
+    """
+    return max(0.0, (accuracy - guessing) / (1 - guessing)) if guessing < 1 else float("nan")
+
+
 def calibration_error_bound(claimed: float, reachable: float) -> float:
     """The least calibration error of a model that claims more than is reachable: max(0, claimed − A*); 0 is best.
 
@@ -204,37 +212,24 @@ def diagnose(scores: OptionLogits, *, draws: int = 1000, seed: int = 0) -> Diagn
 
     >>> scores = OptionLogits(tuple("abcdefghij"), np.log([[0.9, 0.1], [0.1, 0.9]] * 5), [0, 1] * 3 + [1, 0] * 2)
     >>> found = diagnose(scores, draws=100)
-    >>> found.chance, found.accuracy.value, round(found.confidence.value, 2), round(found.ece.value, 2)
+    >>> found.chance, found.accuracy.value, round(found.confidence, 2), round(found.ece, 2)
     (0.5, 0.6, 0.9, 0.3)
     """
-    reachable = reachable_accuracy(scores, draws=draws, seed=seed)
     given = scores.decide()
-    statistics = [
-        mean_statistic(given.confidence),
-        mean_statistic(given.confidence - given.correct),
-        ece_statistic(given),
-    ]
-
-    def statistic(counts: FloatArray) -> FloatArray:
-        return np.stack([each(counts) for each in statistics], axis=1)
-
-    values = metric_values(statistic, len(scores))
-    replicates = bootstrap(statistic, len(scores), draws=draws, seed=seed)
+    gaps = given.confidence - given.correct
+    replicates = bootstrap(mean_statistic(gaps), len(scores), draws=draws, seed=seed)
     right = np.bincount(scores.labels)
-    confidence, overconfidence = (percentile_interval(float(values[i]), replicates[:, i]) for i in range(2))
     return Diagnosis(
         n=len(scores),
         chance=guessing_accuracy(scores),
         position=(int(right.argmax()), float(right.max() / len(scores))),
         accuracy=accuracy_interval(given),
-        confidence=confidence,
-        overconfidence=overconfidence,
-        ece=basic_interval(float(values[2]), replicates[:, 2]),
+        confidence=float(given.confidence.mean()),
+        overconfidence=percentile_interval(float(gaps.mean()), replicates),
+        ece=ece(given),
         corrected=corrected_ece(given, draws=draws, seed=seed),
-        noise_floor=noise_floor(given, draws=draws, seed=seed),
         collapse=collapse(scores),
-        reachable=reachable,
-        overclaim=calibration_error_bound(confidence.value, reachable.accuracy.high),
+        reachable=reachable_accuracy(scores, draws=draws, seed=seed),
     )
 
 

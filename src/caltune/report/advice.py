@@ -1,4 +1,4 @@
-"""What `caltune advise` says: a dozen lines from a diagnosis to a command to copy."""
+"""What `caltune advise` says: at most ten lines from a diagnosis to a command to copy."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any, Literal
 
 from caltune.metrics import Interval
 from caltune.output import one_line
-from caltune.regime import Diagnosis, calibration_error_bound, regime
-from caltune.report.text import questions
+from caltune.regime import Diagnosis, calibration_error_bound, known_share, regime
+from caltune.report.text import number, questions
 
 ENOUGH = 100  # with fewer questions A* is not known to 0.1
 ONE_PLACE = 0.9  # share of right options in one place from which on that is told
+GAIN = 0.01  # of accuracy: for less no answers are changed
 _DEFAULTS = {"answers": "continuations", "reduction": "sum", "template": "auto"}
 # Flags of `advise` that say what is scored and how, with their defaults.
 SCORING: dict[str, Any] = {
@@ -76,35 +77,36 @@ def flags(how: Mapping[str, Any], fields: Sequence[str] = (), *, skip_bad: bool 
 
 
 def advice_lines(setting: Setting, before: Diagnosis, after: Diagnosis | None = None) -> list[str]:
-    """The numbers with their meaning, the regime, which method to take and why, and the command to copy."""
+    """At most ten lines: the numbers with their meaning, the regime, which method to take, why, and the command.
+
+    With `after`, the same questions after training, the advice is about that model.
+    """
     models = [before] if after is None else [before, after]
     last = models[-1]
-    gap = last.overconfidence.value
-    split = f", split {setting.split}" if setting.split else ""
-    known = "" if setting.trained else "the share it knows before training; "
-    top, saturated, entropy = (
-        _arrow([f"{getattr(one.collapse, name):.2f}" for one in models])
-        for name in ("top_mass", "saturated", "entropy")
-    )
-    error = _arrow([f"{one.ece.value:.3f}" for one in models])
-    rows = [
-        ("questions", f"{last.n} from {setting.source}{split}" + (", before → after training" if after else "")),
-        *_odd_rows(last),
-        ("accuracy", f"{_intervals(one.accuracy for one in models)}: {known}guessing gives {last.chance:.3f}"),
-        (
-            "confidence",
-            f"{_intervals(one.confidence for one in models)}: {abs(gap):.3f} {'too sure' if gap > 0 else 'too modest'}",
-        ),
-        ("ECE", f"{error}; without what chance adds {_intervals(one.corrected for one in models)}"),
-        (
-            "collapse",
-            f"{top} of the mass on the top option; {saturated} of answers above 0.99; entropy {entropy} of even",
-        ),
-        *_regime_rows(before, after),
-        *_choice_rows(setting, before, after),
-    ]
-    width = max(len(label) for label, _ in rows) + 2
-    return [f"{label:<{width}}{one_line(text)}" for label, text in rows]
+    gap = last.overconfidence
+    off, way = (gap, "sure") if gap.value > 0 else (Interval(-gap.value, -gap.high, -gap.low), "modest")
+    perhaps = ", as chance may make it" if gap.low <= 0 <= gap.high else ""
+    known = _arrow(known_share(one.accuracy.value, one.chance) for one in models)
+    certain, entropy = (_arrow((getattr(one.collapse, name) for one in models), 2) for name in ("saturated", "entropy"))
+    accuracy, reachable = _arrow(one.accuracy for one in models), _arrow(one.reachable.accuracy for one in models)
+    confidence, error = _arrow(one.confidence for one in models), _arrow(one.ece for one in models)
+    moved, luck = number(last.reachable.target_error.value), number(last.chance)
+    take, because, method = _choice(setting, before, after)
+    rows = {
+        "questions": _asked(setting, last, after is not None),
+        "accuracy": f"{accuracy}: known share {known}, and luck in guessing the rest ({luck} of guesses are right)",
+        "confidence": f"{confidence}: so often it believes to be right; {_arrow([off])} too {way}{perhaps}",
+        "ECE": f"{error}: mean gap of confidence and accuracy, bin by bin; {_arrow([last.corrected])} beyond chance",
+        "collapse": f"{certain} of answers held for certain (above 0.99); doubt (entropy) {entropy} of an even guess's",
+        "A*": f"{reachable}: best accuracy by recalibration, moving confidence by {moved} (target calibration error)",
+        "regime": _regime(setting, before, after),
+        "take": take,
+        "because": because,
+    }
+    if method:
+        words = ["caltune", "train", method, setting.source, "--model", setting.model, *setting.how]
+        rows["or train" if after or setting.trained else "train"] = shlex.join([*words, "--output-dir", "tuned"])
+    return [f"{label:<12}{one_line(text)}" for label, text in rows.items()]
 
 
 def state(found: Diagnosis) -> Literal["overconfident", "underconfident", "uneven", "calibrated"]:
@@ -116,95 +118,108 @@ def state(found: Diagnosis) -> Literal["overconfident", "underconfident", "uneve
     return "uneven" if found.corrected.low > 0 else "calibrated"
 
 
-def _odd_rows(found: Diagnosis) -> list[tuple[str, str]]:
-    """Where the right option nearly always stands in one place, which recalibration would take for knowledge."""
+def _asked(setting: Setting, found: Diagnosis, trained: bool) -> str:
+    split = f", split {setting.split}" if setting.split else ""
+    text = f"{found.n} from {setting.source}{split}{', before → after training' if trained else ''}; "
+    if not _in_one_place(found):
+        return text + "in brackets: 95 % intervals"
     place, share = found.position
-    if share < ONE_PLACE or found.n < ENOUGH:
-        return []
-    often = f"option {place + 1} is right in {100 * share:.0f} % of them"
-    return [
-        ("", f"{often}: unless its place means something, shuffle the options,"),
-        ("", "or A* and what follows from it will take the place for knowledge"),
-    ]
+    return f"{text}option {place + 1} is right in {100 * share:.0f} %: shuffle, unless the places mean something"
 
 
-def _regime_rows(before: Diagnosis, after: Diagnosis | None) -> list[tuple[str, str]]:
-    last = after or before
-    reached = _intervals(one.reachable.accuracy for one in ([before] if after is None else [before, after]))
-    rows = [
-        ("regime", f"calibratable: on new questions confidence can be made right, at accuracies up to A* {reached}")
-    ]
-    if after is not None:
-        found = regime(after.accuracy, before.reachable.accuracy)
+def _in_one_place(found: Diagnosis) -> bool:
+    """Whether the right option nearly always has one place, which recalibration would take for knowledge."""
+    return found.position[1] >= ONE_PLACE and found.n >= ENOUGH
+
+
+def _regime(setting: Setting, before: Diagnosis, after: Diagnosis | None) -> str:
+    if setting.split != "train" or not (setting.trained or after):
+        return (
+            "calibratable, as any model on questions it was not trained on: confidence can be made right, answers kept"
+        )
+    found = regime(after.accuracy, before.reachable.accuracy) if after else "undecided"
+    if after and found == "non-calibratable":
         least = calibration_error_bound(after.accuracy.low, before.reachable.accuracy.high)
-        words = {
-            "calibratable": "is not above the A* of before: recalibrating alone may do as well",
-            "undecided": "is not clearly above the A* of before: more questions would tell",
-            "non-calibratable": "is above the A* of before (non-calibratable there): it learned what that lacked",
-        }
-        if after.accuracy.high < before.accuracy.low:
-            lost = before.accuracy.value - after.accuracy.value
-            rows.append(("", f"training cost {lost:.3f} of accuracy: go back to the model before"))
-        else:
-            rows.append(("", f"its accuracy {words[found]}"))
-        if found == "non-calibratable":
-            rows.append(
-                ("", f"had it trained on these questions, ECE here plus ECE on new ones is {least:.3f} or more")
-            )
-    if last.overclaim > 0:
-        rows.append(("", f"it is surer than A*: while that lasts its ECE cannot fall below {last.overclaim:.3f}"))
-    return rows
+        return (
+            f"{found}: accuracy is above A* of before; if by heart, ECE here and on new ones sum to {least:.3f} or more"
+        )
+    told = "is not above A* of before" if found == "calibratable" else "may be above A* of before, by learning by heart"
+    return f"{found}: accuracy {told}"
 
 
-def _choice_rows(setting: Setting, before: Diagnosis, after: Diagnosis | None) -> list[tuple[str, str]]:
+def _choice(setting: Setting, before: Diagnosis, after: Diagnosis | None) -> tuple[str, str, str]:
+    """Which method to take, why, and the method of the command, "" for none."""
     found = after or before
     trained = setting.trained or after is not None
-    method = "cogcalib" if trained else "tempered"
-    temperature = "caltune recalibrate temperature --fit calibration.parquet --apply test.parquet -o scaled.parquet"
     lean = state(found)
-    accurate = "tempered fine-tuning (tempered), then temperature scaling if ECE asks for it"
+    name, recalibration = _recalibration(found)
     if found.n < ENOUGH:
-        return [("take", "nothing yet"), ("because", f"{questions(found.n)} cannot tell; bring {ENOUGH} or more")]
+        return "nothing yet", f"{questions(found.n)} cannot tell; bring {ENOUGH} or more", ""
+    if trained and setting.split == "train":
+        why = "of questions it may have learned by heart, nothing follows for new ones"
+        return "nothing yet; ask what it was not trained on, as with --split calibration", why, ""
     if found.accuracy.value == 1:
         why = "every answer is right, so that nothing can be fitted; bring harder questions to see where it errs"
-        return [("take", "it as it is"), ("because", why)]
-    if after is not None and after.accuracy.high < before.accuracy.low:
-        take, why = "the model before", "training made it worse; a lower learning rate or fewer epochs may help"
-        method = "tempered"
-    elif found.accuracy.low <= found.chance:
+        return "it as it is", why, ""
+    if after and after.accuracy.high < before.accuracy.low:
+        method = "tempered" if before.accuracy.low > before.chance else "sft"
+        lost = before.accuracy.value - after.accuracy.value
+        why = f"training cost {lost:.3f} of accuracy, which no temperature gives back"
+        return f"the model before, or train that anew ({method})", why, method
+    if found.accuracy.low <= found.chance:
         # The scale that tempered begins from cannot be fitted to a model that knows nothing.
-        plain = "then plain fine-tuning (sft) and temperature scaling"
-        take = "another prompt (--answers, --template), " + ("or more training" if trained else plain)
-        why = "it hardly beats guessing, and there is nothing to calibrate yet"
+        plain = "plain fine-tuning (sft), then temperature scaling"
+        first = "another prompt (--answers, --template)"
+        why = "it hardly beats guessing: the known share may be 0, and there is nothing to calibrate yet"
         if found.accuracy.high < found.chance:
             why = "it is right less often than guessing is: look at the labels and the prompt (caltune data) first"
-        method = "" if trained else "sft"
-    elif lean == "calibrated":
-        take = "it as it is" + ("" if trained else f"; for more accuracy {accurate}")
-        method = "" if trained else method
-        why = "its confidence is no further off than chance explains"
-    elif trained:
-        take, why = "temperature scaling", f"it is {lean}, and one fitted number repairs most of that"
+        elif name == "vector":
+            first, why = (
+                recalibration,
+                "it hardly beats guessing, but A* is higher: other answers show more of what it knows",
+            )
+        return f"{first}, or {'more training' if trained else plain}", why, "" if trained else "sft"
+    as_it_is = lean == "calibrated" and name == "temperature"
+    why = {
+        "overconfident": "it is too sure",
+        "underconfident": "it is too modest",
+        "uneven": "it is too sure of some answers and too modest of others",
+        "calibrated": "its confidence is no further off than chance explains",
+    }[lean]
+    if trained:
+        if name == "temperature" and not as_it_is:
+            why += ", which one number mostly repairs"
+        if after and regime(after.accuracy, before.reachable.accuracy) == "non-calibratable":
+            why += "; accuracy is above A* of before: more than recalibrating that could give"
+        elif after:
+            why += "; accuracy is not clearly above A* of before: recalibrating that may do as well"
+        command = f"caltune recalibrate {name} --fit calibration.parquet --apply test.parquet -o scaled.parquet"
+        return ("it as it is", why, "") if as_it_is else (f"{recalibration}: {command}", why, "tempered")
+    words = f"tempered fine-tuning; without training, {recalibration}"
+    if as_it_is:
+        words = "it as it is; for more accuracy, tempered fine-tuning"
+    elif lean == "overconfident":
+        why += ", as in our benchmark: tempered had better probabilities (NLL) than plain training and a temperature"
     else:
-        take = f"{accurate}; without training, temperature scaling alone"
-        why = f"it is {lean}; in our benchmark tempered had less NLL than sft with temperature, and was as often right"
-    rows = [("take", take), ("because", why)]
+        why += "; tempered did best in our benchmark, with a model too sure"
+    return f"{words}; if no number may travel with the weights, cogcalib", why, "tempered"
+
+
+def _recalibration(found: Diagnosis) -> tuple[str, str]:
+    """The map for a model that is not trained further: its name and how to call it."""
     gain = found.reachable.gain
-    if gain.low > 0:
-        rows.append(("", f"recalibration that may change answers, as vector scaling, gains {gain.value:.3f} accuracy"))
-    if not method:
-        return rows
-    words = ["caltune", "train", method, setting.source, "--model", setting.model, *setting.how]
-    command = shlex.join([*words, "--output-dir", "tuned"])
-    if method == "cogcalib":
-        otherwise = "where no number may travel with the model, a penalised method; it may cost accuracy:"
-        return [*rows, ("then", temperature), ("otherwise", otherwise), ("train", command)]
-    return [*rows, ("train", command), ("then", temperature)]
+    if gain.low >= GAIN and not _in_one_place(found):
+        return "vector", f"vector scaling ({gain.value:.3f} more right answers)"
+    if state(found) == "uneven":
+        return "beta", "a curve, not one number (beta)"
+    return "temperature", "temperature scaling"
 
 
-def _intervals(found: Iterable[Interval]) -> str:
-    return _arrow([f"{one.value:.3f} [{one.low:.3f}, {one.high:.3f}]" for one in found])
-
-
-def _arrow(texts: Sequence[str]) -> str:
-    return " → ".join(texts)
+def _arrow(values: Iterable[float | Interval], digits: int = 3) -> str:
+    """The values of before and after, an interval with its ends."""
+    return " → ".join(
+        f"{number(one.value)} [{number(one.low)}, {number(one.high)}]"
+        if isinstance(one, Interval)
+        else number(one, digits)
+        for one in values
+    )
