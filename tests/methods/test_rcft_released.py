@@ -153,20 +153,26 @@ def test_empty_bins_of_the_released_e_step_have_accuracy_0() -> None:
 
 
 def test_three_options_have_a_fourth_letter() -> None:
-    # The model says (0.5, 0.25, 0.25) to A, B and C, all but: a ten-thousandth lies on D, which is no option.
-    p = torch.tensor([[0.5, 0.25, 0.25, 1e-4]], dtype=torch.float64)
+    # The model says (0.5, 0.25, 0.25) to A, B and C, and nothing to D, which is no option.
+    p = torch.tensor([[0.5, 0.25, 0.25, 0.0]], dtype=torch.float64)
     half = torch.tensor([0.5], dtype=torch.float64)
     # A bin right half of the time is calibrated with it. Three options: γ·p_(2) = ln 2 / 0.5 for both others, t = 1/4.
     three = p[:, :3].log()
     asked = rank_preserving_target(p[:, :3], half, torch.tensor([3]))
     assert asked[0].tolist() == pytest.approx([0.5, 0.25, 0.25])
     assert bin_penalty(three, half).item() == pytest.approx(0, abs=1e-12)
-    # Released: tanh(ln 3 / 0.5) = (3⁴ − 1)/(3⁴ + 1) = 80/82 for B and C, nearly 0 for D; t = 1/2·(162, 162, 82)/406.
+    # Released: tanh(ln 3 / 0.5) = (3⁴ − 1)/(3⁴ + 1) = 80/82 for B and C, 0 for D; t = 1/2·(162, 162, 82)/406.
     asked = released.target(half[0], p[:, 1:])
-    assert asked[0].tolist() == pytest.approx([81 / 406, 81 / 406, 41 / 406], abs=1e-3)
+    assert asked[0].tolist() == pytest.approx([81 / 406, 81 / 406, 41 / 406])
     # It takes from B and C and asks for a tenth on D: 2·(1/4 − 81/406)² + (41/406)².
     twice = released.calibration_loss(p.repeat(2, 1), torch.full((10,), 0.5), torch.ones(10)).item()
-    assert twice / 2 == pytest.approx(2 * (0.25 - 81 / 406) ** 2 + (41 / 406) ** 2, abs=1e-3)
+    assert twice / 2 == pytest.approx(2 * (0.25 - 81 / 406) ** 2 + (41 / 406) ** 2)
+    # And γ itself, for p = (0.7, 0.3, 0) and A = 0. Ours: tanh ln 2 = (2² − 1)/(2² + 1) = 3/5, so (8, 5)/13.
+    asked = rank_preserving_target(torch.tensor([[0.7, 0.3, 0.0]]), torch.tensor([0.0]), torch.tensor([3]))
+    assert asked[0].tolist() == pytest.approx([0, 8 / 13, 5 / 13])
+    # Released: tanh ln 3 = (3² − 1)/(3² + 1) = 4/5, so (9, 5, 5)/19.
+    asked = released.target(torch.tensor(0.0), torch.tensor([[0.3, 0.0, 0.0]]))
+    assert asked[0].tolist() == pytest.approx([9 / 19, 5 / 19, 5 / 19])
 
 
 def test_a_letter_that_is_no_option_can_be_the_answer() -> None:
