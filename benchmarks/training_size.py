@@ -11,7 +11,8 @@ questions, their order and the adapter's start; 3 seeds of each row.
 
 Scores are written to DIR as they come, and what is there is not done again; several processes may share one DIR. The
 tables go to standard output and, as JSON, to `benchmarks/results/training_size.json` with a picture beside it (with
-`--quick` into DIR only). In two processes on two cores it takes about 55 minutes: `--minutes 45` makes parts.
+`--quick` into DIR only). In two processes on two cores it takes by an estimate 85 minutes:
+`--minutes 50` makes parts of less than an hour, and the same command goes on where it stopped.
 """
 
 from __future__ import annotations
