@@ -41,6 +41,13 @@ BASELINES = {
     "DECE": "dece",
     **{name: name for name in ("margin", "entropy", "focal")},
 }
+# The figures of three decimals in a claim's last cell.
+CLAIMS = {
+    "the answer loss alone": [("frontier", "sft", "accuracy"), ("frontier", "sft", "ece")],
+    "the calibration loss alone": [("frontier", "lambda 10000", "accuracy"), ("frontier", "lambda 10000", "ece")],
+    "[known : unknown]": [("known_unknown", mix, "ece") for mix in ("0:5", "5:0", "2:3")],
+    "[deleting known questions]": [("cogcalib", row, "accuracy") for row in ("known-deleted", "as-many-deleted")],
+}
 
 
 def published(file: str, target: str | None, row: str, metric: str) -> float:
@@ -76,6 +83,14 @@ def test_our_figures_of_baselines_are_those_of_the_benchmark() -> None:
     for name, figures in shown.items():
         for cell, metric in zip(figures, METRICS.values(), strict=True):
             assert same(cell, published("baselines", None, BASELINES[name], metric)), (name, metric)
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_our_figures_of_claims_are_those_of_the_benchmarks(claim: str) -> None:
+    (line,) = (line for line in TABLES.splitlines() if line.startswith(f"| {claim}"))
+    shown = re.findall(r"0\.\d{3}", cells(line)[-1])
+    for figure, (file, row, metric) in zip(shown, CLAIMS[claim], strict=True):
+        assert same(figure, published(file, None, row, metric)), (row, metric)
 
 
 def public_functions(module: ModuleType) -> list[str]:
