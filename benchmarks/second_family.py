@@ -13,10 +13,10 @@ the average over all of them behind on `world-facts`. Detector, bins and tempera
 questions. Nothing is chosen on this model: strengths and learning rate are those of the small one. "sft + oracle
 temperature", and what is left out of the training questions, are as in `transfer.py`.
 
-It is slow: in two processes on two cores 14 minutes a run, about 35 for one part and seed, 3.5 hours in all; each takes
+It is slow: in two processes on two cores 14 minutes a run, about 45 for one part and seed, 4.5 hours in all; each takes
 7 GB of memory. `--minutes 40` makes parts of less than an hour; the same command goes on where it stopped. Tables and
 picture come when all runs of the given seeds are there; they go to `benchmarks/results/second-family-PART.json` and
-beside it, unless a published one has more seeds.
+beside it, unless the published one has a seed that they lack.
 """
 
 from __future__ import annotations
