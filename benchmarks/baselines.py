@@ -13,7 +13,8 @@ which this model does not answer by, and is not among them.
 
 `predictors` leave the loss and change how the answer is read: MC dropout (LoRA dropout 0.1, 8 passes), last-layer
 Laplace (its prior from 200 calibration questions), and the ensemble of the seeds' models, which is one row. Each but
-dropout's is also shown with a temperature fitted on 500 calibration questions, as plain fine-tuning is.
+dropout's is also shown with a temperature fitted on 500 calibration questions, as plain fine-tuning is; Laplace's on
+the 300 that its prior has not seen.
 
 Scores are written to DIR as they come, and what is there is not done again; several processes may share one DIR. The
 tables go to standard output and, as JSON, to `benchmarks/results/baselines.json` (with `--quick` into DIR only). They
@@ -55,7 +56,8 @@ LOSSES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 }
 DROPOUT = {"lora_dropout": 0.1}
 PASSES = 8
-BASELINES = ("sft", "sft + temperature", "sft-large-batches")
+BESIDE = ("cogcalib-label-smoothing", "tempered")  # of `methods.py`, shown where their scores are in DIR
+BASELINES = ("sft", "sft + temperature", "sft-large-batches", *BESIDE)
 SCALED = ("sft", "ensemble", "laplace")  # also shown with a temperature
 
 
@@ -138,7 +140,7 @@ def collect(settings: dict[str, Any], folder: Path) -> dict[str, list[OptionLogi
         return [read_scores(folder / f"{row}-{seed}{end}.parquet").scores for seed in settings["seeds"]]
 
     rows: dict[str, list[OptionLogits]] = {}
-    for row in ("sft", *LOSSES, "ensemble", *PREDICTORS):
+    for row in ("sft", *LOSSES, "ensemble", *PREDICTORS, *BESIDE):
         if row == "ensemble":
             rows[row], fit = [average_probabilities(rows["sft"])], lambda: [average_probabilities(read("sft", "-fit"))]
         elif all((folder / f"{row}-{seed}.parquet").exists() for seed in settings["seeds"]):

@@ -84,7 +84,7 @@ def test_an_overconfident_model_is_told_so_with_its_numbers():
     assert rows["take"].startswith(
         "tempered fine-tuning; without training, temperature scaling; if no number may travel"
     )
-    assert rows["take"].endswith("cogcalib")
+    assert rows["take"].endswith("label-smoothing")
     assert rows["because"].startswith("it is too sure, as in our benchmark")
     assert shlex.split(rows["train"]) == [
         *("caltune", "train", "tempered", "exam.csv", "--model", "m", "--output-dir", "tuned"),

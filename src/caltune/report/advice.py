@@ -202,7 +202,7 @@ def _choice(setting: Setting, before: Diagnosis, after: Diagnosis | None) -> tup
         why += ", as in our benchmark: tempered had better probabilities (NLL) than plain training and a temperature"
     else:
         why += "; tempered did best in our benchmark, with a model too sure"
-    return f"{words}; if no number may travel with the weights, cogcalib", why, "tempered"
+    return f"{words}; if no number may travel along, label-smoothing", why, "tempered"
 
 
 def _recalibration(found: Diagnosis) -> tuple[str, str]:
