@@ -98,9 +98,9 @@ class Following(RCFTTrainer):
 
 def main() -> None:
     arguments, folder = common.parse(__doc__, "rcft_parts", parts=("sources", "schedule"))
-    settings = {**SETTINGS, **(QUICK if arguments.quick else {})}
-    settings["seeds"] = arguments.seeds or settings["seeds"]
-    common.work(partial(ready, settings, folder, load(settings), arguments.part))
+    settings = common.settings_for(arguments, SETTINGS, QUICK)
+    if not common.work(partial(ready, settings, folder, load(settings), arguments.part), arguments.minutes):
+        return
     rows = collect(settings, folder)
     baselines = tuple(baseline for baseline in BASELINES if baseline in rows)
     result = common.table(rows, baselines=baselines)
