@@ -33,6 +33,7 @@ OURS: dict[str, tuple[tuple[str, str | None], list[str | None]]] = {
         ["tempered", "tempered + temperature", "tempered-cogcalib", None, None],
     ),
     "`world-facts` → other relations": (TRANSFER, COGCALIB),
+    "`world-facts` → other relations, on `tempered`": (TRANSFER, ["tempered", None, "tempered-cogcalib", None, None]),
 }
 BASELINES = {
     "plain fine-tuning": "sft",
