@@ -9,7 +9,7 @@ what one gets who tries the method once.
 
 `losses` puts a penalty or another loss in the place of the answer loss. DECE needs batches of 128: it takes 120
 questions a step, so 15 steps, and with them goes a row of plain fine-tuning on as large batches. Mixup needs letters,
-which this model does not answer by, and is not among them.
+which this model does not answer by; `second_family.py` has it.
 
 `predictors` leave the loss and change how the answer is read: MC dropout (LoRA dropout 0.1, 8 passes), last-layer
 Laplace (its prior from 200 calibration questions), and the ensemble of the seeds' models, which is one row. Each but
