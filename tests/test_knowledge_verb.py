@@ -88,6 +88,17 @@ def test_exemplars_come_from_train_and_never_from_test(caltune, pools, tiny_fold
     assert pools == [{question.id for question in train}] * len(pools)
 
 
+def test_exemplars_come_from_another_split_where_it_is_named(caltune, pools, tiny_folder, tmp_path):
+    questions = tiny_questions(12)
+    write_jsonl(tmp_path / "dev.jsonl", questions[:5])
+    write_jsonl(tmp_path / "test.jsonl", questions[6:])
+    flags = ("--split", "test", "--model", tiny_folder, *QUICK, "-o", tmp_path / "k.parquet")
+    assert caltune("knowledge", tmp_path, *flags, "--exemplars-split", "dev").status == 0
+    assert pools == [{question.id for question in questions[:5]}] * len(pools)
+    assert pools
+    assert read_knowledge(tmp_path / "k.parquet").metadata["exemplars_split"] == "dev"
+
+
 def test_a_single_file_gives_exemplars_from_its_own_training_part(caltune, pools, tiny_folder, tmp_path):
     path = write_jsonl(tmp_path / "all.jsonl", tiny_questions(12))
     flags = ("--limit", 2, "--model", tiny_folder, *QUICK, "-o", tmp_path / "k.parquet")
@@ -126,7 +137,11 @@ def test_usage(refused, questions_file, tiny_folder, tmp_path):
         ((questions_file, "--limit", 2, "--exemplars", 60, *output), "exemplars must be 60 other questions, found 4"),
         (
             (tmp_path / "folder", "--split", "dev", *output),
-            "exemplars are taken from the train split (--exemplars 0 takes none)",
+            "exemplars are taken from the train split (--exemplars-split takes another, --exemplars 0 none)",
+        ),
+        (
+            (questions_file, "--exemplars-split", "test", *output),
+            "--exemplars-split must be a split whose answers may be shown, got 'test'",
         ),
     ):
         assert wanted in refused("knowledge", *arguments), arguments

@@ -121,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     knowledge.add_argument("--model", required=True, help="hub id, folder, GGUF file, adapter folder, or smollm2")
     _add_prompting(knowledge)
     knowledge.add_argument("--exemplars", type=int, default=4, metavar="N", help="answered questions before each (4)")
+    knowledge.add_argument("--exemplars-split", default="train", metavar="SPLIT", help="where they are drawn (train)")
     knowledge.add_argument("--sets", type=int, default=8, metavar="N", help="random sets of exemplars (8)")
     knowledge.add_argument("--samples", type=int, default=16, metavar="N", help="answers drawn in a set (16)")
     knowledge.add_argument("--seed", type=int, default=0)

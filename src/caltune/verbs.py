@@ -150,6 +150,7 @@ def knowledge(arguments: argparse.Namespace) -> None:
         model_name=arguments.model,
         data=arguments.source,
         split=arguments.split,
+        exemplars_split=arguments.exemplars_split if pool else None,
         progress=True,
         **asking,
         **{name: getattr(arguments, name) for name in ("answers", "reduction", "template", "batch_tokens")},
@@ -161,18 +162,21 @@ def knowledge(arguments: argparse.Namespace) -> None:
 
 
 def _exemplar_pool(arguments: argparse.Namespace) -> list[Question]:
-    """Answered questions of the train split that do not stand in the test split, by id or by content."""
+    """Answered questions of a split that do not stand in the test split, by id or by content."""
     from caltune.data import find_overlap, load_other_split, load_questions
 
-    fields = field_mapping(arguments.field)
+    fields, split = field_mapping(arguments.field), arguments.exemplars_split
+    if split == "test":
+        raise InputError("--exemplars-split must be a split whose answers may be shown, got 'test'")
     try:
         on_bad = (lambda _: None) if arguments.skip_bad else None
-        train = load_questions(arguments.source, "train", fields=fields, on_bad=on_bad)
+        pool = load_questions(arguments.source, split, fields=fields, on_bad=on_bad)
     except InputError as error:
-        raise InputError(f"exemplars are taken from the train split (--exemplars 0 takes none): {error}") from error
+        others = "--exemplars-split takes another, --exemplars 0 none"
+        raise InputError(f"exemplars are taken from the {split} split ({others}): {error}") from error
     test = load_other_split(arguments.source, "test", fields, tell)
-    twice = {item.second_id for item in find_overlap({"test": test, "train": train})}
-    return [q for q in train if q.id not in twice and (q.answer is not None or q.accepted)]
+    twice = {item.second_id for item in find_overlap({"test": test, split: pool})}
+    return [q for q in pool if q.id not in twice and (q.answer is not None or q.accepted)]
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
