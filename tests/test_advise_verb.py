@@ -61,6 +61,12 @@ def test_two_scores_files_are_compared(caltune, refused, tmp_path):
     assert re.match(r"0\.\d+ \[.*\] → (1\.000|0\.99\d) \[", found["accuracy"])
     assert found["regime"].startswith("calibratable, as any model")
     assert "above A* of before" in found["because"] or found["take"] == "it as it is"
+    lost = np.flatnonzero(scores.logits.argmax(axis=1) == scores.labels)[:9]  # 0.03 of all, within either interval
+    forgot = scores.logits.copy()
+    forgot[lost, (scores.labels[lost] + 1) % 4] += 40
+    write_scores(after, OptionLogits(scores.ids, forgot, scores.labels), {})
+    found = rows(caltune("advise", before, "--adapter", after).out)
+    assert found["because"].startswith("training cost 0.030 [0.0")
     other = scores_file(tmp_path / "other.parquet", 300, first=5)
     assert "must hold the questions of" in refused("advise", before, "--adapter", other)
 

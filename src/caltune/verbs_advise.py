@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 def advise(arguments: argparse.Namespace) -> None:
     """Which method to take, and why: for a model and its fine-tuned form, or for their scores files."""
     from caltune.formats.predictions import holds_scores
+    from caltune.metrics import compare
     from caltune.regime import diagnose
     from caltune.report.advice import advice_lines
 
@@ -31,7 +32,14 @@ def advise(arguments: argparse.Namespace) -> None:
     for name, scores in found:
         with about(name):
             diagnoses.append(diagnose(scores))
-    print("\n".join(advice_lines(setting, *diagnoses)))
+    if len(found) == 1:
+        lines = advice_lines(setting, diagnoses[0])
+    else:
+        (_, before), (name, after) = found
+        with about(name):
+            change = compare(before, after).metrics["accuracy"].difference
+        lines = advice_lines(setting, diagnoses[0], diagnoses[1], change)
+    print("\n".join(lines))
 
 
 def _scored_before(arguments: argparse.Namespace) -> tuple[list[tuple[str, OptionLogits]], Setting]:

@@ -51,9 +51,11 @@ FORMULA = "temperature scaling: caltune recalibrate temperature --fit calibratio
 EXAM = Setting("exam.csv", "test", "m")
 
 
-def advice(*found, setting=EXAM):
+def advice(*found, setting=EXAM, change=0.02):
     """The lines by their labels. The rule for all cases: at most ten, the command to copy among them, each of at most
     150 characters, with one regime."""
+    if len(found) == 2:
+        found = (*found, around(found[1].accuracy.value - found[0].accuracy.value, change))
     lines = advice_lines(setting, *found)
     assert len(lines) <= 10
     assert all(len(line) <= 150 for line in lines if not line.startswith(COMMANDS))
@@ -129,7 +131,7 @@ def test_what_was_trained_on_tells_the_regime_and_no_method():
 
 @pytest.mark.parametrize("accuracy", [0.57, 0.635])
 def test_training_that_recalibration_may_equal(accuracy):
-    _, rows = advice(diagnosis(), diagnosis(accuracy=accuracy))
+    _, rows = advice(diagnosis(), diagnosis(accuracy=accuracy), change=0.05)
     assert rows["because"].endswith("accuracy is not clearly above A* of before: recalibrating that may do as well")
 
 
@@ -160,8 +162,8 @@ CURVE, MIXED = "a curve, not one number (beta)", "it is too sure of some answers
         (EXAM, [leaning()], f"{TEMPERED}, vector scaling (0.100 more right", "too sure", "tempered"),
         (TRAINED, [leaning(**SURE)], f"{VECTOR}: caltune recalibrate vector", "than chance explains", "tempered"),
         (EXAM, [diagnosis(), diagnosis(0.75, 0.6)], FORMULA, "it is too modest", "tempered"),
-        (EXAM, [diagnosis(), diagnosis(0.5)], "the model before, or train that anew", "cost 0.100", "tempered"),
-        (EXAM, [GUESSING, diagnosis(0.2)], "the model before, or train that anew (sft)", "cost 0.060", "sft"),
+        (EXAM, [diagnosis(), diagnosis(0.5)], "the model before, or train", "cost 0.100 [0.080, 0.120]", "tempered"),
+        (EXAM, [GUESSING, diagnosis(0.2)], "the model before, or train that anew (sft)", "cost 0.060 [0.040,", "sft"),
     ],
 )  # fmt: skip
 def test_the_choice_follows_the_numbers(setting, found, take, because, method):
@@ -171,6 +173,13 @@ def test_the_choice_follows_the_numbers(setting, found, take, because, method):
     command = rows.get("train", rows.get("or train", ""))
     assert shlex.split(command)[:3] == (["caltune", "train", method] if method else [])
     assert ("or train" in rows) == bool(method and (setting.trained or len(found) == 2))
+
+
+def test_accuracy_is_lost_where_the_paired_difference_says_so():
+    """The two intervals overlap in both cases; asked the same questions, a smaller loss can be seen."""
+    found = diagnosis(), diagnosis(0.57)
+    assert "training cost 0.030 [0.020, 0.040] of accuracy" in advice(*found, change=0.01)[1]["because"]
+    assert "cost" not in advice(*found, change=0.04)[1]["because"]
 
 
 def test_ten_lines_are_enough_in_every_case():

@@ -76,10 +76,13 @@ def flags(how: Mapping[str, Any], fields: Sequence[str] = (), *, skip_bad: bool 
     return (*words, *(["--skip-bad"] if skip_bad else []))
 
 
-def advice_lines(setting: Setting, before: Diagnosis, after: Diagnosis | None = None) -> list[str]:
+def advice_lines(
+    setting: Setting, before: Diagnosis, after: Diagnosis | None = None, change: Interval | None = None
+) -> list[str]:
     """At most ten lines: the numbers with their meaning, the regime, which method to take, why, and the command.
 
-    With `after`, the same questions after training, the advice is about that model.
+    With `after`, the same questions after training, the advice is about that model; `change` is then its accuracy less
+    that of before, with the interval of the paired difference.
     """
     models = [before] if after is None else [before, after]
     last = models[-1]
@@ -91,7 +94,7 @@ def advice_lines(setting: Setting, before: Diagnosis, after: Diagnosis | None = 
     accuracy, reachable = _arrow(one.accuracy for one in models), _arrow(one.reachable.accuracy for one in models)
     confidence, error = _arrow(one.confidence for one in models), _arrow(one.ece for one in models)
     moved, luck = number(last.reachable.target_error.value), number(last.chance)
-    take, because, method = _choice(setting, before, after)
+    take, because, method = _choice(setting, before, after, change)
     rows = {
         "questions": _asked(setting, last, after is not None),
         "accuracy": f"{accuracy}: known share {known}, and luck in guessing the rest ({luck} of guesses are right)",
@@ -147,7 +150,9 @@ def _regime(setting: Setting, before: Diagnosis, after: Diagnosis | None) -> str
     return f"{found}: accuracy {told}"
 
 
-def _choice(setting: Setting, before: Diagnosis, after: Diagnosis | None) -> tuple[str, str, str]:
+def _choice(
+    setting: Setting, before: Diagnosis, after: Diagnosis | None, change: Interval | None
+) -> tuple[str, str, str]:
     """Which method to take, why, and the method of the command, "" for none."""
     found = after or before
     trained = setting.trained or after is not None
@@ -161,10 +166,10 @@ def _choice(setting: Setting, before: Diagnosis, after: Diagnosis | None) -> tup
     if found.accuracy.value == 1:
         why = "every answer is right, so that nothing can be fitted; bring harder questions to see where it errs"
         return "it as it is", why, ""
-    if after and after.accuracy.high < before.accuracy.low:
+    if change and change.high < 0:
         method = "tempered" if before.accuracy.low > before.chance else "sft"
-        lost = before.accuracy.value - after.accuracy.value
-        why = f"training cost {lost:.3f} of accuracy, which no temperature gives back"
+        lost = _arrow([Interval(-change.value, -change.high, -change.low)])
+        why = f"training cost {lost} of accuracy, which no temperature gives back"
         return f"the model before, or train that anew ({method})", why, method
     if found.accuracy.low <= found.chance:
         # The scale that tempered begins from cannot be fitted to a model that knows nothing.
