@@ -67,6 +67,11 @@ def test_two_scores_files_are_compared(caltune, refused, tmp_path):
     write_scores(after, OptionLogits(scores.ids, forgot, scores.labels), {})
     found = rows(caltune("advise", before, "--adapter", after).out)
     assert found["because"].startswith("training cost 0.030 [0.0")
+    write_scores(after, scores, {"split": "train", "training": []})  # the first file names no split
+    assert rows(caltune("advise", before, "--adapter", after).out)["take"].startswith("nothing yet; ask what")
+    write_scores(tmp_path / "calibration.parquet", scores, {"split": "calibration"})
+    told = refused("advise", tmp_path / "calibration.parquet", "--adapter", after)
+    assert "must be of the split calibration, as" in told
     other = scores_file(tmp_path / "other.parquet", 300, first=5)
     assert "must hold the questions of" in refused("advise", before, "--adapter", other)
 

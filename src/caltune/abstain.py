@@ -48,7 +48,7 @@ class Policy:
     wrong: float
     bound: float
     fitted_on: tuple[str, ...] = field(repr=False)
-    confidences: tuple[float, ...]
+    confidences: tuple[float, ...] = field(repr=False)
     source: dict[str, Any] = field(default_factory=dict)
 
     def answers(self, confidence: FloatArray) -> NDArray[np.bool_]:

@@ -164,7 +164,7 @@ class OptionLogits:
         )
 
     def __repr__(self) -> str:
-        return f"<OptionLogits of {len(self):,} questions>"
+        return f"<OptionLogits of {len(self):,} question{'s' * (len(self) != 1)}>"
 
     def _repr_html_(self) -> str:
         """The first rows, as a notebook shows them."""
@@ -219,7 +219,7 @@ class Predictions:
         return len(self.ids)
 
     def __repr__(self) -> str:
-        return f"<Predictions of {len(self):,} questions>"
+        return f"<Predictions of {len(self):,} question{'s' * (len(self) != 1)}>"
 
     def _repr_html_(self) -> str:
         """The first rows, as a notebook shows them."""

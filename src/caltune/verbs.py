@@ -166,8 +166,8 @@ def _exemplar_pool(arguments: argparse.Namespace) -> list[Question]:
     from caltune.data import find_overlap, load_other_split, load_questions
 
     fields, split = field_mapping(arguments.field), arguments.exemplars_split
-    if split == "test":
-        raise InputError("--exemplars-split must be a split whose answers may be shown, got 'test'")
+    if split.casefold() == "test":
+        raise InputError(f"--exemplars-split must be a split whose answers may be shown, got {split!r}")
     try:
         on_bad = (lambda _: None) if arguments.skip_bad else None
         pool = load_questions(arguments.source, split, fields=fields, on_bad=on_bad)

@@ -62,8 +62,11 @@ def _scored_before(arguments: argparse.Namespace) -> tuple[list[tuple[str, Optio
         files.append(read_scores(arguments.adapter))
         if set(files[0].scores.ids) != set(files[1].scores.ids):
             raise InputError(f"{names[1]}: must hold the questions of {names[0]}, got others")
+    splits = [split for file in files if isinstance(split := file.metadata.get("split"), str)]
+    if len(set(splits)) > 1:
+        raise InputError(f"{names[1]}: must be of the split {splits[0]}, as {names[0]}, got {splits[1]}")
     found = [(name, file.scores) for name, file in zip(names, files, strict=True)]
-    return found, Setting.from_metadata(files[0].metadata)
+    return found, Setting.from_metadata({**files[0].metadata, "split": splits[0] if splits else None})
 
 
 def _scored_now(arguments: argparse.Namespace) -> tuple[list[tuple[str, OptionLogits]], Setting]:

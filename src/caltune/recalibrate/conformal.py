@@ -56,7 +56,7 @@ class ConformalCalibration:
     theirs. The order of answers by their center stays where the spread is the same. Questions fitted on are refused.
     """
 
-    scores: FloatArray
+    scores: FloatArray = field(repr=False)
     fitted_on: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:

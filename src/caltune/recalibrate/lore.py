@@ -43,9 +43,9 @@ class LoRe:
     """
 
     projection: Projection
-    points: FloatArray
-    confidence: FloatArray
-    correct: FloatArray
+    points: FloatArray = field(repr=False)
+    confidence: FloatArray = field(repr=False)
+    correct: FloatArray = field(repr=False)
     width: float
     bins: int
     fitted_on: tuple[str, ...] = field(repr=False)

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from caltune.metrics import Interval
+from caltune.notebook import clean
 from caltune.output import one_line
 from caltune.regime import Diagnosis, calibration_error_bound, known_share, regime
 from caltune.report.text import number, questions
 
 ENOUGH = 100  # with fewer questions A* is not known to 0.1
 ONE_PLACE = 0.9  # share of right options in one place from which on that is told
-GAIN = 0.01  # of accuracy: for less no answers are changed
+GAIN = 0.01  # of accuracy: for less no answers are changed, and no training undone
+LITTLE = 0.1  # known share below which a scale fitted to the answers tells how little is known, and no more
 _DEFAULTS = {"answers": "continuations", "reduction": "sum", "template": "auto"}
 # Flags of `advise` that say what is scored and how, with their defaults.
 SCORING: dict[str, Any] = {
@@ -108,7 +110,9 @@ def advice_lines(
     }
     if method:
         words = ["caltune", "train", method, setting.source, "--model", setting.model, *setting.how]
-        rows["or train" if after or setting.trained else "train"] = shlex.join([*words, "--output-dir", "tuned"])
+        told = clean(shlex.join([*words, "--output-dir", "tuned"])).replace("\n", "[U+000A]")  # spaces stay in names
+        command = "or train" if after or setting.trained else "train"
+        return [*(f"{label:<12}{one_line(text)}" for label, text in rows.items()), f"{command:<12}{told}"]
     return [f"{label:<12}{one_line(text)}" for label, text in rows.items()]
 
 
@@ -166,24 +170,23 @@ def _choice(
     if found.accuracy.value == 1:
         why = "every answer is right, so that nothing can be fitted; bring harder questions to see where it errs"
         return "it as it is", why, ""
-    if change and change.high < 0:
-        method = "tempered" if before.accuracy.low > before.chance else "sft"
+    if change and change.high < 0 and change.value <= -GAIN:
+        method = "sft" if _knows_little(before) else "tempered"
         lost = _arrow([Interval(-change.value, -change.high, -change.low)])
         why = f"training cost {lost} of accuracy, which no temperature gives back"
         return f"the model before, or train that anew ({method})", why, method
-    if found.accuracy.low <= found.chance:
-        # The scale that tempered begins from cannot be fitted to a model that knows nothing.
-        plain = "plain fine-tuning (sft), then temperature scaling"
-        first = "another prompt (--answers, --template)"
-        why = "it hardly beats guessing: the known share may be 0, and there is nothing to calibrate yet"
+    if _knows_little(found):
+        first, then = "another prompt (--answers, --template)", "plain fine-tuning (sft), then temperature scaling"
+        why = "it knows little; from there sft with a temperature beat tempered (NLL) in our benchmark"
         if found.accuracy.high < found.chance:
             why = "it is right less often than guessing is: look at the labels and the prompt (caltune data) first"
         elif name == "vector":
-            first, why = (
-                recalibration,
-                "it hardly beats guessing, but A* is higher: other answers show more of what it knows",
-            )
-        return f"{first}, or {'more training' if trained else plain}", why, "" if trained else "sft"
+            first, why = recalibration, "it knows little, but A* is higher: other answers show more of what it knows"
+        elif found.accuracy.low <= found.chance:
+            why = "it hardly beats guessing: the known share may be 0"
+        elif trained:
+            why = "it knows little"
+        return f"{first}, or {'more training' if trained else then}", why, "" if trained else "sft"
     as_it_is = lean == "calibrated" and name == "temperature"
     why = {
         "overconfident": "it is too sure",
@@ -191,6 +194,8 @@ def _choice(
         "uneven": "it is too sure of some answers and too modest of others",
         "calibrated": "its confidence is no further off than chance explains",
     }[lean]
+    if name == "vector":
+        why = "options other than its first would be right more often"
     if trained:
         if name == "temperature" and not as_it_is:
             why += ", which one number mostly repairs"
@@ -204,19 +209,25 @@ def _choice(
     if as_it_is:
         words = "it as it is; for more accuracy, tempered fine-tuning"
     elif lean == "overconfident":
-        why += ", as in our benchmark: tempered had better probabilities (NLL) than plain training and a temperature"
-    else:
-        why += "; tempered did best in our benchmark, with a model too sure"
-    return f"{words}; if no number may travel along, label-smoothing", why, "tempered"
+        words += "; if no number may travel along, label-smoothing"
+    if name != "vector":
+        whose = "" if lean == "overconfident" else ", of a model too sure"
+        why += f"; tempered beat sft with a temperature (NLL) in our benchmark{whose}"
+    return words, why, "tempered"
+
+
+def _knows_little(found: Diagnosis) -> bool:
+    """Near guessing, where the scale that `tempered` begins from cannot be fitted, or means little."""
+    return found.accuracy.low <= found.chance or known_share(found.accuracy.value, found.chance) < LITTLE
 
 
 def _recalibration(found: Diagnosis) -> tuple[str, str]:
     """The map for a model that is not trained further: its name and how to call it."""
     gain = found.reachable.gain
     if gain.low >= GAIN and not _in_one_place(found):
-        return "vector", f"vector scaling ({gain.value:.3f} more right answers)"
+        return "vector", f"vector scaling ({100 * gain.value:.0f} more of 100 right)"
     if state(found) == "uneven":
-        return "beta", "a curve, not one number (beta)"
+        return "beta", "a curve for its confidence alone (beta)"
     return "temperature", "temperature scaling"
 
 

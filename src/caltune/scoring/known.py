@@ -206,7 +206,7 @@ def knowledge_to_file(
     model_name: str,
     data: str,
     split: str | None,
-    exemplars_split: str | None = "train",
+    exemplars_split: str | None = None,
     exemplars: int = 4,
     sets: int = 8,
     samples: int = 16,
