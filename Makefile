@@ -40,6 +40,7 @@ check: .venv/ready ## style and types
 	$(BIN)/mypy
 
 # One process a core, each on one thread, does more than one process on all cores; they share what is to be done.
+# Ctrl-C ends both (the shell lets what runs behind it ignore that), and so does a failure of the one that is shown.
 BENCH ?= methods
 # But for these, which time something or take minutes: one process.
 ALONE := abstention coverage engine limits regime scaling serving several_gpus speed_metrics speed_scoring speed_training
@@ -47,8 +48,11 @@ bench: .venv/ready ## the README's figures; other scripts (benchmarks/README.md)
 ifneq ($(filter $(BENCH),$(ALONE)),)
 	$(BIN)/python benchmarks/$(BENCH).py $(ARGS)
 else
-	export OMP_NUM_THREADS=1; $(BIN)/python benchmarks/$(BENCH).py $(ARGS) >/dev/null & other=$$!; \
-	$(BIN)/python benchmarks/$(BENCH).py $(ARGS) && wait $$other
+	export OMP_NUM_THREADS=1; \
+	end() { kill $$one $$other 2>/dev/null; wait; exit 1; }; trap end INT TERM; \
+	$(BIN)/python benchmarks/$(BENCH).py $(ARGS) & one=$$!; \
+	$(BIN)/python benchmarks/$(BENCH).py $(ARGS) >/dev/null & other=$$!; \
+	wait $$one || end; wait $$other
 endif
 
 .venv/docs: .venv/ready

@@ -4,8 +4,8 @@
 
 The runs are those of `methods.py`: SmolLM2-135M-Instruct, LoRA on 600 questions of `world-facts` for 3 epochs, the same
 training questions by seed, the same 2,000 test questions, 3 seeds. Given its folder as DIR, plain fine-tuning is taken
-from there. Strengths are the papers' where they carry over, else caltune's defaults; nothing is chosen, so a row says
-what one gets who tries the method once.
+from there, and two of its rows are shown beside these. Strengths are the papers' where they carry over, else caltune's
+defaults; nothing is chosen, so a row says what one gets who tries the method once.
 
 `losses` puts a penalty or another loss in the place of the answer loss. DECE needs batches of 128: it takes 120
 questions a step, so 15 steps, and with them goes a row of plain fine-tuning on as large batches. Mixup needs letters,
@@ -34,6 +34,7 @@ import common
 import methods
 from common import pick
 
+from caltune.errors import InputError
 from caltune.formats import read_scores, write_scores
 from caltune.predictors.ensemble import average_probabilities
 from caltune.predictors.laplace import fit_laplace, laplace_scores
@@ -140,7 +141,7 @@ def collect(settings: dict[str, Any], folder: Path) -> dict[str, list[OptionLogi
         return [read_scores(folder / f"{row}-{seed}{end}.parquet").scores for seed in settings["seeds"]]
 
     rows: dict[str, list[OptionLogits]] = {}
-    for row in ("sft", *LOSSES, "ensemble", *PREDICTORS, *BESIDE):
+    for row in ("sft", *LOSSES, "ensemble", *PREDICTORS, *beside(settings, folder)):
         if row == "ensemble":
             rows[row], fit = [average_probabilities(rows["sft"])], lambda: [average_probabilities(read("sft", "-fit"))]
         elif all((folder / f"{row}-{seed}.parquet").exists() for seed in settings["seeds"]):
@@ -149,6 +150,24 @@ def collect(settings: dict[str, Any], folder: Path) -> dict[str, list[OptionLogi
             continue
         if row in SCALED:
             rows[f"{row} + temperature"] = [fit_temperature(f)(s) for f, s in zip(fit(), rows[row], strict=True)]
+    return rows
+
+
+def beside(settings: dict[str, Any], folder: Path) -> list[str]:
+    """The rows of `methods.py` that are in DIR, made as it makes them there; a line for each that is made otherwise."""
+    chosen, rows = methods.choose(folder)["chosen"], []
+    for row in BESIDE:
+        paths = {seed: folder / f"{row}-{seed}.parquet" for seed in settings["seeds"]}
+        if not all(path.exists() for path in paths.values()):
+            continue
+        try:
+            if row not in chosen:
+                raise InputError(f"{folder}: lacks the runs that its strength was chosen on")
+            for seed, path in paths.items():
+                common.require_made_with(path, methods.made_with(settings, row, chosen[row], "train", seed))
+            rows.append(row)
+        except InputError as error:
+            print(f"{row} is left out: {error}")
     return rows
 
 

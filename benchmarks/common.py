@@ -251,19 +251,42 @@ def save_picture(drawing: Any, path: Path) -> None:
 def publish(name: str, folder: Path, *, quick: bool, document: dict[str, Any]) -> Path:
     """Write `benchmarks/results/<name>.json`, or into the scores' folder; return its path.
 
-    The latter with `--quick`, and where the published one has seeds that this one lacks.
+    The latter with `--quick`, and where the published one has what this one lacks: a seed, a row, its model.
     """
+    document = {**document, "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}", "commit": commit()}
     target = (folder if quick else HERE / "results") / f"{name}.json"
-    lacking = _seeds(json.loads(target.read_text(encoding="utf-8"))) - _seeds(document) if target.exists() else set()
-    if lacking and not quick:
-        print(f"{target} has seeds {sorted(lacking)}, too, and is left as it is; the results are in {folder}")
-        target = folder / target.name
-    write_json(target, {**document, "machine": f"{os.cpu_count()} CPU cores, {platform.machine()}", "commit": commit()})
+    if not quick and target.exists():
+        as_read = json.loads(json.dumps(document))
+        if lost := _lost(json.loads(target.read_text(encoding="utf-8")), as_read):
+            named = ", ".join(lost[:5]) + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
+            print(
+                f"{target} has {named}, which these results lack: it is left as it is, and they are in {folder}; "
+                "to publish them, remove it first"
+            )
+            target = folder / target.name
+    write_json(target, document)
     return target
 
 
-def _seeds(document: dict[str, Any]) -> set[int]:
-    return set(document.get("settings", {}).get("seeds", ()))
+def _lost(published: dict[str, Any], document: dict[str, Any]) -> list[str]:
+    """What would be lost if a document took the place of the published one."""
+    seeds = [one.get("settings", {}).get("seeds", []) for one in (published, document)]
+    lost = [f"seeds {sorted(set(seeds[0]) - set(seeds[1]))}"] if set(seeds[0]) - set(seeds[1]) else []
+    for name in ("model", "device"):
+        theirs, ours = (one.get(name, one.get("settings", {}).get(name)) for one in (published, document))
+        lost += [f"{name} {theirs}"] if theirs != ours else []
+    return lost + _missing(published, document)
+
+
+def _missing(published: dict[str, Any], document: Any, levels: int = 4) -> list[str]:
+    """Names that only the first has, each with those that lead to it; a row of a target is four levels down."""
+    found = []
+    for name, value in published.items():
+        if not isinstance(document, dict) or name not in document:
+            found.append(name)
+        elif isinstance(value, dict) and levels > 1:
+            found += [f"{name}/{inner}" for inner in _missing(value, document[name], levels - 1)]
+    return found
 
 
 def commit() -> str | None:

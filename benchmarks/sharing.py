@@ -1,16 +1,24 @@
-"""A queue of jobs in a folder: several processes share it, and what is there is not done again."""
+"""A queue of jobs in a folder: several processes share it, and what is there is not done again.
+
+Where Python has no `fcntl` (Windows), a folder is for one process only.
+"""
 
 from __future__ import annotations
 
 import math
 import os
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from caltune.formats import read_scores
 from caltune.metrics import nll
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 STARTED = time.perf_counter()
 Jobs = dict[Path, Callable[[], None]]
@@ -24,40 +32,52 @@ def work(ready: Callable[[], Jobs], minutes: float = math.inf) -> bool:
     """
     while jobs := ready():
         for path, job in jobs.items():
-            lock = path.with_suffix(".lock")
-            if claim(lock):
-                try:
-                    if not path.exists():  # else another process has done it since the list was made
-                        if time.perf_counter() >= STARTED + 60 * minutes:
-                            left = sum(one == path or not one.with_suffix(".lock").exists() for one in jobs)
-                            print(
-                                f"{left} or more runs are left, {path.stem} first; the same command goes on with them"
-                            )
-                            return False
-                        start = time.perf_counter()
-                        job()
-                        tell(path, time.perf_counter() - start)
-                finally:
-                    lock.unlink()
+            with claimed(path) as mine:
+                if not mine:
+                    continue
+                if not path.exists():  # else another process has done it since the list was made
+                    if time.perf_counter() >= STARTED + 60 * minutes:
+                        left = sum(one == path or free(one) for one in jobs)
+                        print(f"{left} or more runs are left, {path.stem} first; the same command goes on with them")
+                        return False
+                    start = time.perf_counter()
+                    job()
+                    tell(path, time.perf_counter() - start)
                 break
         else:
             time.sleep(10)  # the rest is in other hands
     return True
 
 
-def claim(lock: Path) -> bool:
-    """Take a job unless a living process has it."""
+@contextmanager
+def claimed(path: Path) -> Iterator[bool]:
+    """Whether this job is ours while the block runs; not where another process has it in hand.
+
+    The lock is the kernel's, which frees it however a process ends; a lock file that lies there says nothing.
+    """
+    lock = path.with_suffix(".lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with open(lock, "x", encoding="utf-8") as file:
-            file.write(str(os.getpid()))
-        return True
-    except FileExistsError:
-        with suppress(OSError, ValueError):
-            owner = int(lock.read_text(encoding="utf-8"))
-            if not Path(f"/proc/{owner}").exists() and Path("/proc").exists():
-                lock.unlink(missing_ok=True)  # its process was killed; the next round takes it
-        return False
+    if fcntl is None:
+        yield True
+        return
+    with open(lock, "a", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Its owner may have removed the file since we opened it: then this lock keeps no one else out.
+            mine = os.path.samestat(os.fstat(file.fileno()), lock.stat())
+        except (BlockingIOError, FileNotFoundError):
+            mine = False
+        try:
+            yield mine
+        finally:
+            if mine:
+                lock.unlink(missing_ok=True)
+
+
+def free(path: Path) -> bool:
+    """Whether no process has this job in hand."""
+    with claimed(path) as mine:
+        return mine
 
 
 def tell(path: Path, seconds: float) -> None:

@@ -1,25 +1,26 @@
-"""What the benchmark scripts share: runs in parts, results that are not lost, a list of them all, their examples."""
+"""What the benchmark scripts share: results that are not lost, a list of them all, their examples."""
 
 from __future__ import annotations
 
 import ast
 import doctest
-import importlib
+import importlib.util
 import json
-import os
 import re
 import sys
 from argparse import Namespace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 import common
-import sharing
+import methods
 import transfer
+
+from caltune.formats import write_scores
+from caltune.types import OptionLogits
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
@@ -73,60 +74,6 @@ def test_one_process_does_what_is_not_shared():
     assert [name for name in SCRIPTS if "alone" in ROWS[name][3]] == unshared
 
 
-def some_jobs(folder: Path, names: str, done: list[str]) -> Any:
-    """`ready` for a file a letter; each job notes its name."""
-
-    def do(path: Path) -> None:
-        done.append(path.stem)
-        path.write_text("done", encoding="utf-8")
-
-    paths = [folder / f"{name}.txt" for name in names]
-    return lambda: {path: lambda path=path: do(path) for path in paths if not path.exists()}
-
-
-def test_the_same_command_goes_on_where_the_limit_stopped_it(tmp_path, monkeypatch, capsys):
-    done: list[str] = []
-    ready = some_jobs(tmp_path, "abcde", done)
-    clock = iter(range(0, 10_000, 20))  # each look at the clock is 20 s later
-    monkeypatch.setattr(sharing, "STARTED", 0.0)
-    monkeypatch.setattr(sharing, "time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
-    # It looks before, at the start and at the end of a run: a may begin at 0, b at 60, c at 120, which is after 90.
-    assert not sharing.work(ready, minutes=1.5)
-    assert done == ["a", "b"]
-    assert capsys.readouterr().out == (
-        "a: 20 s\nb: 20 s\n3 or more runs are left, c first; the same command goes on with them\n"
-    )
-    assert list(tmp_path.glob("*.lock")) == []
-    assert sharing.work(ready)
-    assert done == list("abcde")
-
-
-def test_runs_in_other_hands_are_waited_for_and_not_counted(tmp_path, monkeypatch, capsys):
-    done: list[str] = []
-    (tmp_path / "a.lock").write_text(str(os.getpid()), encoding="utf-8")  # a living process
-    assert not sharing.work(some_jobs(tmp_path, "abc", done), minutes=0)
-    assert capsys.readouterr().out.startswith("2 or more runs are left, b first;")
-
-    def other_ends(_: float) -> None:
-        (tmp_path / "a.txt").write_text("done", encoding="utf-8")
-        (tmp_path / "a.lock").unlink()
-
-    monkeypatch.setattr(sharing, "time", SimpleNamespace(perf_counter=sharing.time.perf_counter, sleep=other_ends))
-    assert sharing.work(some_jobs(tmp_path, "a", done), minutes=0)  # it was the last one
-    assert done == []
-    assert capsys.readouterr().out == ""
-
-
-@pytest.mark.skipif(not Path("/proc").exists(), reason="there it is not seen which processes live")
-def test_the_run_of_a_killed_process_is_done_anew(tmp_path, monkeypatch):
-    done: list[str] = []
-    (tmp_path / "a.lock").write_text(str(2**31), encoding="utf-8")  # no process has so large a number
-    clock = SimpleNamespace(perf_counter=sharing.time.perf_counter, sleep=lambda _: None)
-    monkeypatch.setattr(sharing, "time", clock)
-    assert sharing.work(some_jobs(tmp_path, "ab", done))
-    assert sorted(done) == ["a", "b"]
-
-
 def test_nothing_is_published_before_all_is_done(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(common, "HERE", tmp_path)
     data = {"train": [], "fit": [], "test": []}
@@ -153,13 +100,90 @@ def test_what_is_published_loses_no_seed(tmp_path, monkeypatch, capsys):
     for seeds in ([0], [1, 2, 3]):
         assert publish(seeds) == folder / "some.json"
         assert json.loads((folder / "some.json").read_text(encoding="utf-8"))["settings"]["seeds"] == seeds
-    assert "some.json has seeds [1], too, and is left as it is" in capsys.readouterr().out
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].startswith(f"{published} has seeds [1], which these results lack: it is left as it is")
+    assert told[1].startswith(f"{published} has seeds [0], which")
     assert json.loads(published.read_text(encoding="utf-8"))["settings"]["seeds"] == [0, 1]
     assert publish([0, 1, 2], quick=True) == folder / "some.json"
     assert publish([0, 1, 2]) == published
-    # Results without seeds, or whose settings are something else, are written over.
-    for document in ({"rows": []}, {"settings": {"arc": {}}}, {"rows": [1]}):
+    # Results without seeds are written over.
+    for document in ({"rows": []}, {"rows": [1]}, {"rows": [1], "settings": {"arc": {}}}):
         assert common.publish("other", folder, quick=False, document=document).parent == published.parent
+
+
+ROW = {"mean": {"nll": {"value": 1.0}}}
+WITH_ROWS = {"settings": {"model": "small", "seeds": [0]}, "rows": {"sft": ROW, "tempered": ROW}}
+BETTER = {"mean": {"nll": {"value": 0.5}}}
+WITH_TARGETS = {"targets": {"arc": {"questions": 9, "rows": {"sft": ROW, "tempered": ROW}}, "obqa": {"rows": {}}}}
+WITH_SIZES = {"sizes": {40: {"sft": ROW, "tempered": ROW}, 80: {"sft": ROW}}}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "lost"),
+    [
+        (WITH_ROWS, {**WITH_ROWS, "rows": {"sft": ROW}}, "rows/tempered"),
+        (WITH_ROWS, {**WITH_ROWS, "settings": {"model": "other", "seeds": [0]}}, "model small"),
+        (WITH_ROWS, {**WITH_ROWS, "rows": {"sft": BETTER, "tempered": ROW, "new": ROW}}, None),
+        (WITH_TARGETS, {"targets": {**WITH_TARGETS["targets"], "arc": {"questions": 9, "rows": {"sft": ROW}}}},
+         "targets/arc/rows/tempered"),
+        (WITH_TARGETS, {"targets": {"arc": WITH_TARGETS["targets"]["arc"]}}, "targets/obqa"),
+        (WITH_TARGETS, {"targets": {**WITH_TARGETS["targets"], "mmlu": {"rows": {}}}}, None),
+        (WITH_SIZES, {"sizes": {40: {"sft": ROW}, 80: {"sft": ROW}}}, "sizes/40/tempered"),
+        (WITH_SIZES, WITH_SIZES, None),
+        ({"device": "cpu", "series": {"options": 1}}, {"device": "cuda", "series": {}}, "device cpu, series/options"),
+        ({"rows": dict.fromkeys("abcdefg", ROW)}, {}, "rows"),
+        ({"rows": dict.fromkeys("abcdefg", ROW)}, {"rows": {}},
+         "rows/a, rows/b, rows/c, rows/d, rows/e and 2 more"),
+    ],
+)  # fmt: skip
+def test_what_is_published_loses_no_row_and_no_model(before, after, lost, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(common, "HERE", tmp_path)
+    folder, results = tmp_path / "scores", tmp_path / "results"
+    folder.mkdir()
+    results.mkdir()
+    assert common.publish("some", folder, quick=False, document=before) == results / "some.json"
+    text = (results / "some.json").read_text(encoding="utf-8")
+    target = common.publish("some", folder, quick=False, document=after)
+    if lost is None:
+        assert target == results / "some.json"
+        assert capsys.readouterr().out == ""
+    else:
+        assert target == folder / "some.json"
+        assert (results / "some.json").read_text(encoding="utf-8") == text
+        assert f"some.json has {lost}, which these results lack" in capsys.readouterr().out
+        (results / "some.json").unlink()  # as that line says
+        assert common.publish("some", folder, quick=False, document=after) == results / "some.json"
+
+
+def test_rows_beside_the_baselines_are_made_as_the_methods_make_them(tmp_path, capsys):
+    spec = importlib.util.spec_from_file_location(
+        "other_losses", BENCHMARKS / "baselines.py"
+    )  # tests/ has that name, too
+    spec.loader.exec_module(baselines := importlib.util.module_from_spec(spec))
+    settings = {**methods.SETTINGS, "seeds": [0, 1]}
+    scores = OptionLogits(("a",), [[1.0, 0.0]], [0])
+    row = "cogcalib-label-smoothing"
+
+    def make(name: str, strength: dict[str, Any], seed: int) -> None:
+        made = methods.made_with(settings, name, strength, "train", seed)
+        write_scores(tmp_path / f"{name}-{seed}.parquet", scores, {"made_with": made})
+
+    assert baselines.beside(settings, tmp_path) == []
+    for seed in (0, 1):
+        make(row, {"smoothing": 0.2}, seed)
+    assert capsys.readouterr().out == ""
+    assert baselines.beside(settings, tmp_path) == []
+    assert capsys.readouterr().out == f"{row} is left out: {tmp_path}: lacks the runs that its strength was chosen on\n"
+    for strength in methods.METHODS[row][2]:  # all alike, so the first of the grid is chosen, 0.1
+        write_scores(methods.choice_path(tmp_path, row, strength), scores, {})
+    assert baselines.beside(settings, tmp_path) == []
+    assert "'smoothing': 0.2}, not with" in capsys.readouterr().out
+    for seed in (0, 1):
+        make(row, {"smoothing": 0.1}, seed)
+        make("tempered", {}, seed)
+    assert baselines.beside(settings, tmp_path) == [row, "tempered"]
+    make("tempered", {}, 1)
+    assert baselines.beside({**settings, "train": 300}, tmp_path) == []
 
 
 def test_flags_are_those_that_a_script_heeds(monkeypatch, capsys):
