@@ -16,7 +16,7 @@ temperature", and what is left out of the training questions, are as in `transfe
 It is slow: in two processes on two cores 14 minutes a run, about 45 for one part and seed, 4.5 hours in all; each takes
 7 GB of memory. `--minutes 40` makes parts of less than an hour; the same command goes on where it stopped. Tables and
 picture come when all runs of the given seeds are there; they go to `benchmarks/results/second-family-PART.json` and
-beside it, unless the published one has a seed that they lack.
+beside it, unless the published one has a seed or a row that they lack, or is of another model.
 """
 
 from __future__ import annotations
