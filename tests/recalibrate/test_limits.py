@@ -118,3 +118,15 @@ def test_a_masked_question_among_many_changes_little(fit):
 def test_one_question_that_is_sure_beyond_rounding_can_be_fitted(fit, label, wanted):
     after = fit(OptionLogits(("a",), [[0.0, -8000.0]], [label]))(OptionLogits(("b",), [[0.0, -8000.0]], [0]))
     assert after.decide().confidence[0] == pytest.approx(wanted, abs=1e-3)
+
+
+@pytest.mark.parametrize("fit", [r.fit_platt, r.fit_beta, r.fit_isotonic])
+def test_what_the_error_names_can_be_fitted_where_a_right_option_is_ruled_out(fit):
+    scores = random_scores(200)
+    logits = scores.logits.copy()
+    logits[0, scores.labels[0]] = -np.inf
+    scores = OptionLogits(scores.ids, logits, scores.labels)
+    for refusing in (r.fit_temperature, r.fit_vector):
+        with pytest.raises(InputError, match="platt, beta and isotonic can do without"):
+            refusing(scores)
+    assert np.isfinite(fit(scores)(unseen(scores)).decide().confidence).all()

@@ -108,7 +108,7 @@ def fit_temperature(scores: OptionLogits) -> Temperature:
     if len(absent):
         raise InputError(
             f"fitting a temperature needs a finite logit for the right option, got {len(absent)} questions without, "
-            f"first id {scores.ids[absent[0]]!r}"
+            f"first id {scores.ids[absent[0]]!r}; platt, beta and isotonic can do without"
         )
     finite = np.where(np.isneginf(shifted), 0.0, shifted)
     low, high = math.exp(-LOG_RANGE), math.exp(LOG_RANGE)

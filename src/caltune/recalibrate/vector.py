@@ -132,7 +132,7 @@ def design(what: str, scores: OptionLogits, ridge: float) -> tuple[FloatArray, f
     if len(absent):
         raise InputError(
             f"fitting {what} needs a right option that is not ruled out, got {len(absent)} questions with one at -inf, "
-            f"first id {scores.ids[absent[0]]!r}"
+            f"first id {scores.ids[absent[0]]!r}; platt, beta and isotonic can do without"
         )
     x = np.where(there, logs, 0.0)
     scale = float(np.sqrt(np.square(x).sum() / there.sum())) or 1.0
