@@ -75,6 +75,8 @@ def fine_tune(
     from caltune import methods
     from caltune.models import load_model
 
+    if "reduction" in run:
+        fields = {"reduction": run["reduction"], **fields}
     args = getattr(methods, f"{method}Config")(
         output_dir=str(folder / "checkpoints"),
         num_train_epochs=run["epochs"],

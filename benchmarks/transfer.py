@@ -9,7 +9,9 @@ on the MMLU subjects of business, culture, history and psychology. The first tes
 
 Each run fine-tunes SmolLM2-135M-Instruct with LoRA on 400 training questions of the source, option text, 3 epochs; a
 seed picks the questions, their order and the adapter's start. The test questions are the same throughout. Training
-questions that stand among those that are fitted or tested on are left out, and so are rows with two equal options.
+questions that stand among those that are fitted or tested on are left out, and so are rows with two equal options. An
+option's logit is its text's log-probability for `world-facts`, and the mean over its tokens for the other two, whose
+options differ in length: by sums the untrained model is right on 17 % of 4,000 questions of OpenBookQA, by means 31 %.
 
 Nothing is chosen here: the strengths of the methods are those that did best on calibration questions of `world-facts`
 (all relations, those held out here too) in a first look at 600 training questions. Detectors and bins are fitted on 200
@@ -46,7 +48,7 @@ from caltune.types import OptionLogits, Question
 
 SETTINGS = {**common.RUN, "train": 400, "fit": 300, "method_fit": 200, "seeds": [0, 1, 2]}
 TESTS = {"world-facts": 800, "arc": 800, "obqa": 500, "mmlu": 200}  # test questions of each target; mmlu: of each field
-QUICK = {"train": 32, "fit": 48, "method_fit": 32, "epochs": 1, "seeds": [0]}
+QUICK = {"train": 64, "fit": 48, "method_fit": 32, "epochs": 1, "seeds": [0]}
 QUICK_TEST = 16
 
 TEMPERED = {"option_temperature": 0.0, "average_weights": 1.0}  # all that makes `tempered` of `sft`
@@ -85,7 +87,8 @@ def main() -> None:
     settings = common.settings_for(arguments, SETTINGS, QUICK)
     tests = dict.fromkeys(TESTS, QUICK_TEST) if arguments.quick else TESTS
     for part in [arguments.part] if arguments.part else ("world-facts", "arc", "obqa"):
-        run_part(f"transfer-{part}", settings, folder, load(part, settings, tests, arguments.data), arguments, METHODS)
+        how = settings if part == "world-facts" else {**settings, "reduction": "mean"}
+        run_part(f"transfer-{part}", how, folder, load(part, how, tests, arguments.data), arguments, METHODS)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -183,6 +186,7 @@ def made_with(settings: dict[str, Any], data: Data, fields: Any, seed: int | Non
     """Everything that decides a run's scores, so that a file made otherwise is not taken for it."""
     names = ("answers", "template", "epochs", "batch", "learning_rate", "lora_r", "lora_alpha", "train", "method_fit")
     of_run = {name: settings[name] for name in names} if fields else {}
+    of_run |= {"reduction": settings["reduction"]} if "reduction" in settings else {}
     method, model = list(fields) if fields else None, Path(settings["model"]).name
     return {**of_run, "model": model, "method": method, "seed": seed, "test": len(data["test"])}
 
