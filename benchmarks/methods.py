@@ -6,12 +6,14 @@ Each run is one fine-tuning of SmolLM2-135M-Instruct with LoRA on 600 questions,
 the strength of each method is chosen: the least NLL on 1,143 calibration questions among a grid, trained on 600
 questions drawn with another seed ("sft" and "tempered" have none). Then 3 seeds of every method with its chosen
 strength; a seed picks the training questions, their order and the adapter's start. The test questions are the same
-throughout, and nothing is fitted or chosen on them. Temperatures are fitted on the other 500 calibration questions,
+throughout, and nothing is fitted or chosen on them, but for a temperature of the untrained model that is told
+(`zero_shot_temperature`) and used by nothing. Temperatures are fitted on the other 500 calibration questions,
 detectors and held-out bins on 200 of those.
 
 A first version of this benchmark, with 300 training questions, was scored on `SEEN` test questions, so that whoever
 chose the grids below knew how an earlier grid did on them. The 668 test questions it never met are all among the 2,000
-here, and the table of these alone is in the JSON under `rows_on_fresh_questions`.
+here, and the table of these alone is in the JSON under `rows_on_fresh_questions`. A second version had met all 2,000
+before "tempered" was added.
 
 Scores are written to DIR as they come, and what is there is not done again; several processes may share one DIR.
 The table goes to standard output and, as JSON, to `benchmarks/results/methods.json` with a picture beside it (with

@@ -295,8 +295,9 @@ def draw(path: Path, name: str, settings: dict[str, Any], results: dict[str, Any
             axes.spines[["top", "right"]].set_visible(False)
         grid[0, column].set_title(f"{target}\n{result['questions']} questions", fontsize=10)
     seeds = f"{len(settings['seeds'])} seed{'s' if len(settings['seeds']) > 1 else ''}"
-    how = f"{settings['model']}, {settings['train']} training questions, {settings['answers']}"
-    drawing.suptitle(f"{name}: {how}\nmean of {seeds} and 95 % intervals over questions", fontsize=11)
+    how = f"{settings['train']} training questions, {settings['answers']}"
+    told = (name, settings["model"], how, f"mean of {seeds}, 95 % intervals over questions")
+    drawing.suptitle("\n".join(told), fontsize=11)
     common.save_picture(drawing, path)
 
 

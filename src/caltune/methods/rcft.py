@@ -47,7 +47,7 @@ class RCFTConfig(CalibrationConfig):
         metadata={
             "help": "Answers that A_m is measured on: train (the paper; A_m → 1 as they are memorised), held-out (the "
             "calibration questions), first-pass (each training question before it was first trained on) or "
-            "cross-fitted (each by a model trained without it; about `folds` − 1 further trainings)."
+            "cross-fitted (each by a model trained without it, `folds` of them; 2 folds cost one more training)."
         },
     )
     folds: int = field(default=2, metadata={"help": "Parts that cross-fitted cuts the training questions into."})
