@@ -59,7 +59,7 @@ def test_two_scores_files_are_compared(caltune, refused, tmp_path):
     found = rows(caltune("advise", before, "--adapter", after).out)
     assert ", before → after training" in found["questions"]
     assert re.match(r"0\.\d+ \[.*\] → (1\.000|0\.99\d) \[", found["accuracy"])
-    assert found["regime"].startswith("calibratable, as any model")
+    assert found["regime"].startswith("calibratable, if it was not trained on these")
     assert "above A* of before" in found["because"] or found["take"] == "it as it is"
     lost = np.flatnonzero(scores.logits.argmax(axis=1) == scores.labels)[:9]  # 0.03 of all, within either interval
     forgot = scores.logits.copy()
@@ -72,6 +72,10 @@ def test_two_scores_files_are_compared(caltune, refused, tmp_path):
     write_scores(tmp_path / "calibration.parquet", scores, {"split": "calibration"})
     told = refused("advise", tmp_path / "calibration.parquet", "--adapter", after)
     assert "must be of the split calibration, as" in told
+    for how, asked in (("before", "letters"), ("after", "continuations")):
+        write_scores(tmp_path / f"{how}.parquet", scores, {"answers": asked})
+    line = refused("advise", before, "--adapter", after)
+    assert f"{after}: must be asked as {before}, with answers letters, got continuations" in line
     other = scores_file(tmp_path / "other.parquet", 300, first=5)
     assert "must hold the questions of" in refused("advise", before, "--adapter", other)
 
@@ -161,6 +165,18 @@ def test_what_cannot_be_advised_on_is_refused(refused, tmp_path):
     assert "to score questions, name a --model" in refused("advise", tmp_path / "missing.parquet")
     assert f"{few}: cross-fitting needs at least 2 folds and 2 questions a fold" in refused("advise", few)
     assert f"{unlabelled}: 1 questions have no label" in refused("advise", unlabelled)
+
+
+def test_what_cannot_be_advised_on_is_refused_before_the_work(
+    refused, questions_file, tiny_folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("caltune.scoring.score", lambda *_, **__: pytest.fail("scored"))
+    line = refused("advise", questions_file, "--model", tiny_folder, "--limit", 9)
+    assert f"{questions_file}: advise needs 10 questions with an answer, got 9" in line
+    blank = write_jsonl(tmp_path / "blank.jsonl", [replace(q, answer=None) for q in tiny_questions(90)])
+    line = refused("advise", blank, "--model", tiny_folder)
+    assert re.search("advise needs 10 questions with an answer, got id '.*' without one", line)
+    assert "no-adapter" in refused("advise", questions_file, "--model", tiny_folder, "--adapter", "./no-adapter")
 
 
 @pytest.mark.parametrize("count", [10, 30, 100])

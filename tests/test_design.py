@@ -29,6 +29,7 @@ LIGHT = (
     *("prompts", "types"),
     *("card", "verbs_card", "verbs_serve", "verbs_answers", "verbs_import", "verbs_export", "binomial", "abstain"),
     *("data", "formats", "metrics", "recalibrate", "regime", "report", "notebook"),
+    "cross_fitting",
 )
 # Folder or file -> what of caltune it may import; each may import itself.
 DIRECTIONS = {
@@ -41,7 +42,8 @@ DIRECTIONS = {
     "metrics": {"allocator", "binomial", "errors", "notebook", "types"},
     "recalibrate": {"errors", "notebook", "types", "metrics", "predictors"},
     "recalibration": {"errors", "output", "recalibrate"},
-    "regime": {"errors", "types", "metrics"},
+    "cross_fitting": {"errors", "types"},
+    "regime": {"cross_fitting", "types", "metrics"},
     "binomial": {"types"},
     "abstain": {"errors", "types", "binomial"},
     "formats": {"errors", "types", "data", "prompts", "knowledge", "abstain", "output"},

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from files import scores_file
+from files import scores_file, write_jsonl
+from tiny import tiny_questions
 
 
 @pytest.mark.parametrize(
@@ -43,3 +44,19 @@ def test_what_is_read_is_kept(caltune, refused, tmp_path, monkeypatch, words):
     before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     assert "must not be a file that is read" in refused(*words)
     assert before == {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+
+
+def test_questions_and_models_are_kept(caltune, refused, tmp_path, monkeypatch, tiny_folder):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "exam").mkdir()
+    for name in ("exam.jsonl", "exam/train.jsonl", "exam/test.jsonl", "m.gguf"):
+        write_jsonl(tmp_path / name, tiny_questions(12))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for verb, *rest in (("score",), ("knowledge", "--exemplars", 0)):
+        for source, output in (("exam.jsonl", "exam/../exam.jsonl"), ("exam", "exam/train.jsonl"), ("exam", "m.gguf")):
+            line = refused(verb, source, "--model", "m.gguf", *rest, "-o", output)
+            assert "must not be a file that is read" in line
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for _ in range(2):  # scores may be written over scores, also beside the questions
+        flags = ("--split", "test", "--model", tiny_folder, "-o", "exam/scores.parquet")
+        assert caltune("score", "exam", *flags).status == 0

@@ -102,6 +102,13 @@ def test_an_answer_that_is_ruled_out_is_unknown():
     assert np.isfinite(found.threshold)
 
 
+def test_an_answer_that_is_ruled_out_and_known_is_counted_as_it_is_judged():
+    nll = np.array([0.1, np.inf])
+    found = fit_detector(nll, np.array([False, True]))
+    assert (nll <= found.threshold).tolist() == [True, True]
+    assert (found.true_positive_rate, found.true_negative_rate) == (1.0, 0.0)
+
+
 @pytest.mark.parametrize(
     ("nll", "known"),
     [([], []), ([0.1, 0.2], [True]), ([[0.1]], [[True]]), (0.1, True)],

@@ -11,7 +11,7 @@ from files import write_jsonl
 from tiny import tiny_questions
 
 from caltune.data import hash_split, load_questions
-from caltune.formats import read_knowledge
+from caltune.formats import read_knowledge, write_knowledge
 from caltune.types import Question
 
 QUICK = ("--exemplars", 1, "--sets", 2)
@@ -116,11 +116,23 @@ def test_what_is_written_trains(caltune, written, questions_file, tiny_folder, t
     train = ("train", "cogcalib", questions_file, "--model", tiny_folder, "--output-dir", tmp_path / "d", *flags)
     result = caltune(*train, "--calibration_knowledge", written[0])
     assert result.status == 0, result.err
+    assert "was written with" not in result.err
     share = read_knowledge(written[0]).knowledge.known.mean()
     assert re.search(rf"'detector_true_share': '?{share:.4g}", result.out)
     result = caltune(*train, "--knowledge", written[0])
     assert result.status == 2
     assert re.search(r"k\.parquet: 41 of 41 questions have no category, the first is id 'q", result.err)
+
+
+def test_what_was_found_of_another_model_is_told(caltune, written, questions_file, tiny_folder, tmp_path):
+    other = tmp_path / "other.parquet"
+    found = read_knowledge(written[0])
+    write_knowledge(other, found.knowledge, {**found.metadata, "model": "gpt2", "answers": "letters"})
+    flags = ("--model", tiny_folder, "--output-dir", tmp_path / "d", "--max_steps", 1, "--save_strategy", "no")
+    result = caltune("train", "cogcalib", questions_file, *flags, "--calibration_knowledge", other)
+    assert result.status == 0, result.err
+    assert f"{other}: was written with model gpt2, and this is {tiny_folder}: it may not hold here" in result.err
+    assert f"{other}: was written with answers letters, and this is continuations" in result.err
 
 
 def test_usage(refused, questions_file, tiny_folder, tmp_path):

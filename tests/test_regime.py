@@ -7,13 +7,11 @@ from dataclasses import astuple
 import numpy as np
 import pytest
 
+from caltune.cross_fitting import _features, _fit, cross_fitted, options_there
 from caltune.errors import InputError
 from caltune.metrics import Interval, corrected_ece, ece, mean_confidence, summarise, target_calibration_error
 from caltune.regime import (
-    _features,
-    _fit,
     calibration_error_bound,
-    cross_fitted,
     diagnose,
     guessing_accuracy,
     known_share,
@@ -119,7 +117,41 @@ def test_answers_all_right_or_all_ruled_out_are_no_obstacle(scale):
     assert right.accuracy.low == pytest.approx(1 / (1 + 1.96**2 / 40), abs=1e-4)  # Wilson's, of 40 right out of 40
     assert right.accuracy.high == 1
     ruled_out = OptionLogits(ids, np.where(np.eye(3)[np.zeros(40, int)] == 1, -np.inf, logits), np.zeros(40, int))
-    assert reachable_accuracy(ruled_out, draws=50).recalibrated_accuracy == 0
+    assert ruled_out.decide().correct.mean() == 0
+    assert reachable_accuracy(ruled_out, draws=50).recalibrated_accuracy == 1  # it is always the first
+
+
+def test_options_that_are_ruled_out_are_still_options(world):
+    """As where a program wrote probabilities with few digits: 0.0004 became 0, which is read as -inf."""
+    truth = softmax(world[:600])
+    scores = drawn((9 * world[:600]).astype(np.float32), truth)
+    with np.errstate(divide="ignore"):
+        rounded = OptionLogits(scores.ids, np.log(scores.probabilities().round(3)), scores.labels)
+    assert np.isneginf(rounded.logits[:, -1]).mean() > 0.3  # as if many had three options only
+    assert options_there(rounded).all()
+    before, after = diagnose(scores, draws=200), diagnose(rounded, draws=200)
+    assert after.chance == before.chance == 0.25
+    assert after.impossible > 0 == before.impossible
+    assert after.reachable.accuracy.value == pytest.approx(before.reachable.accuracy.value, abs=0.03)
+    only_one = np.where(scores.logits == scores.logits.max(axis=1, keepdims=True), 0.0, -np.inf)
+    certain = reachable_accuracy(OptionLogits(scores.ids, only_one, scores.labels), draws=200)
+    right = scores.decide().correct.mean()
+    assert certain.accuracy.value == pytest.approx(right, abs=0.02)
+    assert certain.accuracy.low < right < certain.accuracy.high < right + 0.07
+
+
+def test_the_accuracy_of_guessing_is_uncertain_where_options_differ_in_number():
+    """A* of guessing is E 1/K over all questions, which these few only estimate."""
+    generator = np.random.default_rng(0)
+    held = 0
+    for run in range(40):
+        logits = generator.normal(size=(60, 6))
+        count = generator.integers(2, 7, 60)
+        logits[np.arange(6) >= count[:, None]] = -np.inf
+        scores = OptionLogits(tuple(map(str, range(60))), logits, generator.integers(count))
+        found = reachable_accuracy(scores, draws=200, seed=run).accuracy
+        held += found.low <= np.mean(1 / np.arange(2, 7)) <= found.high
+    assert held >= 35
 
 
 def test_unusable_scores_are_refused(world):

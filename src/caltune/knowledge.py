@@ -167,7 +167,7 @@ def fit_detector(answer_nll: FloatArray, known: NDArray[np.bool_]) -> Detector:
     best = int(np.argmax(true_positive * negatives + true_negative * positives))
     upper = values[cut[best] + 1] if cut[best] + 1 < len(values) else values[cut[best]]
     return Detector(
-        threshold=float((values[cut[best]] + upper) / 2),
+        threshold=float((values[cut[best]] + upper) / 2) if values[cut[best]] < 1e300 else np.inf,
         true_positive_rate=float(true_positive[best] / positives),
         true_negative_rate=float(true_negative[best] / negatives),
     )

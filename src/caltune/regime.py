@@ -1,6 +1,6 @@
 """Can this model be calibrated at this accuracy? What its option logits hold at best, and what lies beyond.
 
-Definitions and proofs are in `docs/papers.md`, "Regimes". numpy only.
+Definitions and proofs are in `docs/papers.md`, "Regimes". numpy only; `cross_fitted` is in `caltune.cross_fitting`.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from caltune.errors import InputError
+from caltune.cross_fitting import cross_fitted, options_there
 from caltune.metrics import (
     Collapse,
     Interval,
@@ -26,12 +25,8 @@ from caltune.metrics import (
 )
 from caltune.types import FloatArray, OptionLogits
 
+LEAST = 10  # questions, two for each of five folds
 Regime = Literal["calibratable", "non-calibratable", "undecided"]
-
-# Prior precisions of the recalibration's weights around the logits as they are: the slope is all but free, a position
-# is believed to be biased only where dozens of questions say so.
-_SLOPE, _SHAPE, _POSITION = 0.01, 1.0, 20.0
-_STEPS = 200  # Newton; the objective is convex and ten are usual
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +53,14 @@ class Diagnosis:
     """What `caltune advise` tells of one model: `n` questions, metrics with intervals, collapse, what is reachable.
 
     `chance` is the accuracy of guessing; `position` the option that is right most often, from 0, and the share of
-    questions in which it is; `corrected` the ECE without what chance adds.
+    questions in which it is; `impossible` the number of questions whose right option is ruled out with -inf, so that no
+    temperature fits them; `corrected` the ECE without what chance adds.
     """
 
     n: int
     chance: float
     position: tuple[int, float]
+    impossible: int
     accuracy: Interval
     confidence: float
     overconfidence: Interval
@@ -73,54 +70,16 @@ class Diagnosis:
     reachable: Reachable
 
 
-def cross_fitted(scores: OptionLogits, *, folds: int = 5, seed: int = 0) -> OptionLogits:
-    """The same questions with recalibrated logits, each from a fit on the questions of the other folds only.
-
-    η̂_k = softmax_k(β ln q_k + u·[−ln(1 − ln q_k)] + v·q_k + w·1[k is the top option] + b_k) over a question's options,
-    with q = softmax(z / s) and s the root mean square of the logits around their question's mean: a temperature, two
-    terms that let strong beliefs count for less or more than weak ones, one that makes the mean confidence of the top
-    option what it should be, and a bias of each position. The weights minimise
-    Σ_i −ln η̂_i(y_i) + 0.005 (β − 1)² + 0.5 (u² + v² + w²) + 10 Σ_k b_k², which is convex. s makes the result the same
-    for all temperatures of the logits. Folds are drawn by seed over the sorted ids, so the order of the questions does
-    not matter. An option at -inf stays there; a question whose right option is at -inf is not fitted on.
-
-    Raises `InputError` when a label is unknown, for fewer than 2 folds or fewer than 2 questions a fold.
-
-    A model that always says 0.9 and is right 6 times of 10 is told to say about 0.6:
-
-    >>> scores = OptionLogits(tuple("abcdefghij"), np.log([[0.9, 0.1], [0.1, 0.9]] * 5), [0, 1] * 3 + [1, 0] * 2)
-    >>> cross_fitted(scores).probabilities().max(axis=1).mean().round(1)
-    np.float64(0.6)
-    """
-    scores.require_labels()
-    if folds < 2 or len(scores) < 2 * folds:
-        raise InputError(
-            f"cross-fitting needs at least 2 folds and 2 questions a fold, got {folds} folds, {len(scores)} questions"
-        )
-    features, present = _features(scores)
-    learnable = present[np.arange(len(scores)), scores.labels]
-    order = np.argsort(np.array(scores.ids), kind="stable")
-    fold = np.empty(len(scores), dtype=np.intp)
-    fold[order] = np.random.default_rng(seed).permutation(len(scores)) % folds
-    logits = np.full(scores.logits.shape, -np.inf)
-    for held_out in range(folds):
-        fit = (fold != held_out) & learnable
-        weights = _fit(features[fit], present[fit], scores.labels[fit])
-        rows = fold == held_out
-        logits[rows] = np.where(present[rows], features[rows] @ weights, -np.inf)
-    return OptionLogits(scores.ids, logits.astype(np.float32), scores.labels, scores.groups)
-
-
 def reachable_accuracy(scores: OptionLogits, *, folds: int = 5, draws: int = 1000, seed: int = 0) -> Reachable:
     """A*, the best accuracy that these option logits hold, with a 95 % interval, and the distance from it.
 
     With η̂ of `cross_fitted`: P is how often argmax η̂ is right, M the mean of max η̂. A* is estimated by (P + M) / 2,
-    or by what it cannot be below where that is more: the accuracy of the answers as they are, and that of guessing.
-    P is the accuracy of a rule that uses the logits only, so E P ≤ A*; noise in η̂ raises M. The interval therefore
-    goes from the 2.5 % quantile of P to the 97.5 % quantile of max(P, M) in bootstrap resamples of questions, with the
-    fits kept. Its low end is not above Wilson's for P: resamples of answers that are all right are all alike; and no
-    end is below guessing. If η is far from the family of `cross_fitted`, this is the best accuracy within the family,
-    a lower bound of A*. `benchmarks/regime.py` measures how often the interval holds A*.
+    or by what it cannot be below where that is more: the accuracy of the answers as they are, and that of guessing. P
+    is the accuracy of a rule that uses the logits only, so E P ≤ A*; noise in η̂ raises M. The interval therefore goes
+    from the 2.5 % quantile of P to the 97.5 % quantile of max(P, M) in bootstrap resamples of questions, with the fits
+    kept. Its low end is not above Wilson's for P: resamples of answers that are all right are all alike; and not below
+    guessing, whose E 1/K is resampled likewise. If η is far from the family of `cross_fitted`, this is the best
+    accuracy within the family, a lower bound of A*. `benchmarks/regime.py` measures how often the interval holds A*.
 
     Raises `InputError` as `cross_fitted` does, and for fewer than one draw.
 
@@ -133,18 +92,18 @@ def reachable_accuracy(scores: OptionLogits, *, folds: int = 5, draws: int = 100
     """
     target = cross_fitted(scores, folds=folds, seed=seed)
     recalibrated, given = target.decide(), scores.decide()
-    distances = target_calibration_error_per_question(scores, target)
+    distances, guesses = target_calibration_error_per_question(scores, target), _guesses(scores)
+    gains = recalibrated.correct - given.correct
     means = [
-        mean_statistic(values)
-        for values in (recalibrated.correct, recalibrated.confidence, recalibrated.correct - given.correct, distances)
+        mean_statistic(values) for values in (recalibrated.correct, recalibrated.confidence, gains, distances, guesses)
     ]
     replicates = bootstrap(
         lambda counts: np.stack([mean(counts) for mean in means], axis=1), len(scores), draws=draws, seed=seed
     )
     right, sure = float(recalibrated.correct.mean()), float(recalibrated.confidence.mean())
-    as_is, chance = float(given.correct.mean()), guessing_accuracy(scores)
-    value = max((right + sure) / 2, as_is, chance)
-    low = max(chance, min(percentile_interval(right, replicates[:, 0]).low, _wilson_low(right, len(scores))))
+    as_is, chance = float(given.correct.mean()), percentile_interval(float(guesses.mean()), replicates[:, 4])
+    value = max((right + sure) / 2, as_is, chance.value)
+    low = max(chance.low, min(percentile_interval(right, replicates[:, 0]).low, _wilson_low(right, len(scores))))
     high = percentile_interval(value, replicates[:, :2].max(axis=1)).high
     return Reachable(
         accuracy=Interval(value, min(value, low), max(value, high)),
@@ -157,8 +116,8 @@ def reachable_accuracy(scores: OptionLogits, *, folds: int = 5, draws: int = 100
 
 
 def guessing_accuracy(scores: OptionLogits) -> float:
-    """How often guessing among a question's options is right, E 1/K; options at -inf do not count."""
-    return float((1 / np.isfinite(scores.logits).sum(axis=1)).mean())
+    """How often guessing among a question's options is right, E 1/K; `options_there` says which it has."""
+    return float(_guesses(scores).mean())
 
 
 def known_share(accuracy: float, guessing: float) -> float:
@@ -223,6 +182,7 @@ def diagnose(scores: OptionLogits, *, draws: int = 1000, seed: int = 0) -> Diagn
         n=len(scores),
         chance=guessing_accuracy(scores),
         position=(int(right.argmax()), float(right.max() / len(scores))),
+        impossible=int(np.isneginf(scores.logits[np.arange(len(scores)), scores.labels]).sum()),
         accuracy=accuracy_interval(given),
         confidence=float(given.confidence.mean()),
         overconfidence=percentile_interval(float(gaps.mean()), replicates),
@@ -233,62 +193,14 @@ def diagnose(scores: OptionLogits, *, draws: int = 1000, seed: int = 0) -> Diagn
     )
 
 
+def _guesses(scores: OptionLogits) -> FloatArray:
+    """1/K of each question."""
+    found: FloatArray = 1 / options_there(scores).sum(axis=1)
+    return found
+
+
 def _wilson_low(share: float, size: int) -> float:
     """The low end of Wilson's 95 % interval of a share (Wilson 1927), which is below 1 even if the share is 1."""
     square = 1.959964**2
     half = np.sqrt(square * (share * (1 - share) / size + square / (4 * size**2)))
     return float((share + square / (2 * size) - half) / (1 + square / size))
-
-
-def _features(scores: OptionLogits) -> tuple[FloatArray, NDArray[np.bool_]]:
-    """ln q, −ln(1 − ln q), q, whether top, and the position of each option, (N, K, 4 + K); which options there are."""
-    logs = scores.log_probabilities()
-    present = np.isfinite(logs)
-    count = present.sum(axis=1, keepdims=True)
-    logs = np.where(present, logs, 0.0)
-    centred = np.where(present, logs - logs.sum(axis=1, keepdims=True) / count, 0.0)
-    spread = float(np.sqrt(np.square(centred).sum() / max(1, count.sum()))) or 1.0
-    logs = centred / spread
-    top = logs.max(axis=1, keepdims=True)
-    logs = logs - top - np.log(np.where(present, np.exp(logs - top), 0.0).sum(axis=1, keepdims=True))
-    logs = np.where(present, logs, 0.0)
-    width = logs.shape[1]
-    first = np.arange(width) == np.where(present, logs, -np.inf).argmax(axis=1)[:, None]
-    shape = np.stack([logs, -np.log1p(-logs), np.exp(logs), first], axis=2)
-    return np.concatenate([shape, np.broadcast_to(np.eye(width), (len(logs), width, width))], axis=2), present
-
-
-def _fit(features: FloatArray, present: NDArray[np.bool_], labels: NDArray[np.int32]) -> FloatArray:
-    """The weights of `cross_fitted`, by Newton steps that are halved until they lower the objective."""
-    size = features.shape[2]
-    prior = np.zeros(size)
-    prior[0] = 1.0
-    precision = np.array([_SLOPE, *[_SHAPE] * 3, *[_POSITION] * (size - 4)])
-    right = features[np.arange(len(labels)), labels]
-    flat = features.reshape(-1, size)
-
-    def objective(weights: FloatArray) -> tuple[float, FloatArray]:
-        logits = np.where(present, features @ weights, -np.inf)
-        top = logits.max(axis=1, initial=-np.inf)
-        odds = np.exp(logits - top[:, None])
-        total = odds.sum(axis=1)
-        penalty = 0.5 * float(precision @ np.square(weights - prior))
-        return float((top + np.log(total) - right @ weights).sum()) + penalty, odds / total[:, None]
-
-    weights = prior
-    value, share = objective(weights)
-    for _ in range(_STEPS):
-        mean = np.einsum("nk,nkf->nf", share, features)
-        gradient = (mean - right).sum(axis=0) + precision * (weights - prior)
-        curvature = (flat * share.reshape(-1, 1)).T @ flat - mean.T @ mean + np.diag(precision)
-        step = np.linalg.solve(curvature, gradient)
-        descent = float(gradient @ step)
-        while descent > 1e-9:
-            lower, at_lower = objective(weights - step)
-            if lower <= value - 1e-4 * descent:
-                break
-            step, descent = step / 2, descent / 2
-        else:
-            return weights
-        weights, value, share = weights - step, lower, at_lower
-    return weights

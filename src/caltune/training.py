@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from caltune import methods
 from caltune.data import find_overlap, load_other_split, load_questions
 from caltune.errors import InputError
 from caltune.flags import FlagParser
+from caltune.formats import read_knowledge
 from caltune.models import TEMPERATURE_FILE, load_model
 from caltune.output import first_process, report_bad_rows, require_folder, tell
 from caltune.report.advice import flags
@@ -50,6 +51,8 @@ def run_training(method: str, arguments: Sequence[str], *, prog: str) -> None:
     require_folder(folder)
     checkpoint = find_checkpoint(args.resume_from_checkpoint, folder)
     train, calibration = load_splits(source, settings, fields)
+    for path in filter(None, (getattr(args, name, None) for name in ("knowledge", "calibration_knowledge"))):
+        tell_of_another(path, {**vars(args), "model": settings.model, "data": source})
     # A frozen base may rest in half precision; weights that are trained may not.
     dtype = None if settings.lora_r else torch.float32
     model, tokenizer = load_model(settings.model or "", device=args.device, dtype=dtype, trainable_adapter=True)
@@ -68,6 +71,17 @@ def run_training(method: str, arguments: Sequence[str], *, prog: str) -> None:
     if first_process():
         print(f"{folder}: trained on {len(train)} questions; next, score its test questions:")
         print(f"  {score_command(source, folder, settings, args, fields)}")
+
+
+def tell_of_another(path: str, now: Mapping[str, Any]) -> None:
+    """Say on stderr where a knowledge file is of another model or other data than are trained now, or asked otherwise.
+
+    Its ids alone do not tell: those of a column count anew in each file.
+    """
+    then = read_knowledge(path).metadata
+    for name in ("model", "data", "answers", "reduction", "template"):
+        if name in then and os.path.abspath(str(then[name])) != os.path.abspath(str(now[name])):
+            tell(f"{path}: was written with {name} {then[name]}, and this is {now[name]}: it may not hold here")
 
 
 def score_command(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from caltune import verbs_answers, verbs_serve
@@ -33,6 +34,17 @@ def load(arguments: argparse.Namespace) -> list[Question]:
     )
     report_bad_rows(bad)
     return questions
+
+
+def _read_by(arguments: argparse.Namespace) -> list[Path]:
+    """The files that hold the questions, and the model where it is one file: no output may be written over them."""
+    source, model = Path(arguments.source), Path(arguments.model)
+    if not source.is_dir():
+        return [source, model]
+    from caltune.data.files import SPLIT_FILE
+    from caltune.formats.table import is_ours
+
+    return [model, *(path for path in source.iterdir() if SPLIT_FILE.fullmatch(path.name) and not is_ours(path))]
 
 
 def field_mapping(pairs: Sequence[str]) -> dict[str, str]:
@@ -89,7 +101,7 @@ def data(arguments: argparse.Namespace) -> None:
 
 def score(arguments: argparse.Namespace) -> None:
     """What a model believes about each question, to a file."""
-    require_place(arguments.output)
+    require_place(arguments.output, *_read_by(arguments))
     elsewhere = verbs_serve.asks_server(arguments)
     questions = load(arguments)
     quiet()
@@ -127,7 +139,7 @@ def score(arguments: argparse.Namespace) -> None:
 
 def knowledge(arguments: argparse.Namespace) -> None:
     """What a model knows of each question, to a file; how many questions each category has."""
-    require_place(arguments.output)
+    require_place(arguments.output, *_read_by(arguments))
     questions = load(arguments)
     pool = _exemplar_pool(arguments) if arguments.exemplars > 0 else []
     quiet()

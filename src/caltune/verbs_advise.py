@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from caltune.types import OptionLogits
 
 
+_ASKING = ("answers", "reduction", "template")  # what decides, beside the model, what a scores file says
+
+
 def advise(arguments: argparse.Namespace) -> None:
     """Which method to take, and why: for a model and its fine-tuned form, or for their scores files."""
     from caltune.formats.predictions import holds_scores
@@ -62,6 +65,10 @@ def _scored_before(arguments: argparse.Namespace) -> tuple[list[tuple[str, Optio
         files.append(read_scores(arguments.adapter))
         if set(files[0].scores.ids) != set(files[1].scores.ids):
             raise InputError(f"{names[1]}: must hold the questions of {names[0]}, got others")
+        for key in _ASKING:
+            asked = [file.metadata.get(key) for file in files]
+            if None not in asked and asked[0] != asked[1]:
+                raise InputError(f"{names[1]}: must be asked as {names[0]}, with {key} {asked[0]}, got {asked[1]}")
     splits = [split for file in files if isinstance(split := file.metadata.get("split"), str)]
     if len(set(splits)) > 1:
         raise InputError(f"{names[1]}: must be of the split {splits[0]}, as {names[0]}, got {splits[1]}")
@@ -76,12 +83,19 @@ def _scored_now(arguments: argparse.Namespace) -> tuple[list[tuple[str, OptionLo
         raise InputError(f"--adapter must be a model where SOURCE holds questions, got the scores {arguments.adapter}")
     questions = load(arguments)
     quiet()
-    from caltune.models import load_model
+    from caltune.models import load_model, load_tokenizer
+    from caltune.regime import LEAST
     from caltune.report.advice import Setting, flags
     from caltune.scoring import score
     from caltune.scoring.record import require_device, training_course
 
+    blank = next((question.id for question in questions if question.answer is None), None)
+    if blank is not None or len(questions) < LEAST:  # before the work
+        found = f"id {blank!r} without one" if blank is not None else f"{len(questions)}"
+        raise InputError(f"{arguments.source}: advise needs {LEAST} questions with an answer, got {found}")
     require_device(arguments.device)
+    if arguments.adapter:
+        load_tokenizer(arguments.adapter)
     trained = bool(training_course(Path(arguments.model)))
     model = "MODEL" if trained else arguments.model  # the one to train is that before
     shared = flags(vars(arguments), arguments.field, skip_bad=arguments.skip_bad)

@@ -125,6 +125,13 @@ def test_wrong_files(tmp_path, changes, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_column_that_stands_twice_is_told(tmp_path):
+    path = tmp_path / "twice.parquet"
+    pq.write_table(pa.table([*ROWS.values(), ROWS["id"]], names=[*ROWS, "id"]), path)
+    with pytest.raises(InputError, match="a knowledge file must have each column once, got 'id' more than once"):
+        read_knowledge(path)
+
+
 def test_no_file_no_parquet_and_wrong_metadata(tmp_path):
     with pytest.raises(InputError, match=r"none\.parquet: there is no such file"):
         read_knowledge(tmp_path / "none.parquet")

@@ -29,6 +29,7 @@ def diagnosis(accuracy=0.6, confidence=0.8, reachable=None, **changes):
         n=500,
         chance=0.25,
         position=(0, 0.3),
+        impossible=0,
         accuracy=around(accuracy),
         confidence=confidence,
         overconfidence=around(gap),
@@ -113,8 +114,9 @@ def test_after_training_the_advice_is_about_the_trained_model():
 def test_what_was_trained_on_tells_the_regime_and_no_method():
     """On questions learned by heart accuracy may be above A*, and only there; proposition 4 bounds the ECE."""
     learned = Setting("exam.csv", "train", "m")
+    bound = "if by heart and as sure of new ones, ECE here and there sum to 0.110 or more"
     for accuracy, words in (
-        (0.75, "non-calibratable: accuracy is above A* of before; if by heart, ECE here and on new ones sum to 0.110"),
+        (0.75, f"non-calibratable: accuracy is above A* of before; {bound}"),
         (0.635, "undecided: accuracy may be above A* of before"),
         (0.61, "calibratable: accuracy is not above A* of before"),
     ):
@@ -273,3 +275,18 @@ def test_the_command_has_the_flags_of_the_scores_and_survives_odd_names():
     assert "my  exam.csv" in shlex.split(spaced)
     evil = Setting("x\x1b[2J\ny", None, "m")
     assert all(character.isprintable() or character == "\n" for character in advice(diagnosis(), setting=evil)[0])
+
+
+def test_a_right_answer_that_is_ruled_out_is_beyond_a_temperature():
+    for changes in ({}, {"gain": 0.1}):
+        found = replace(leaning(**changes) if changes else diagnosis(), impossible=3)
+        _, rows = advice(diagnosis(), found)
+        assert rows["take"].startswith("a curve for its confidence alone (beta): caltune recalibrate beta --fit")
+        assert "temperature scaling" not in rows["take"]
+
+
+def test_the_regime_says_no_more_than_is_known():
+    _, rows = advice(diagnosis(), diagnosis(), setting=replace(EXAM, split=None))
+    assert rows["regime"].startswith("calibratable, if it was not trained on these: ")
+    _, rows = advice(diagnosis(accuracy=0.1, reachable=0.3))
+    assert rows["regime"].startswith("calibratable only if answers change: ")

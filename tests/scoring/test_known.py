@@ -192,6 +192,17 @@ def test_wrong_settings(model: Any, wrong: dict[str, Any], message: str) -> None
         estimate_knowledge(model, TOKENIZER, **given)
 
 
+def test_an_exemplar_that_is_too_long_is_told_before_the_first_set(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = replace(POOL[0], id="long", text="Which city is it? " * 200)
+    shows = [exemplar_order([*POOL, long], 0, number)[0].id == "long" for number in range(40)]
+    assert shows.index(True) > 0
+    asked = []
+    monkeypatch.setattr(known, "score_encoded", lambda *_, **__: asked.append(1))
+    with pytest.raises(InputError, match="the model's context holds 256"):
+        estimate_knowledge(model, TOKENIZER, QUESTIONS, [*POOL, long], exemplars=1, sets=40)
+    assert not asked
+
+
 def test_the_file_tells_how_it_was_found(model: Any, tmp_path: Path) -> None:
     for answers in ("letters", "continuations"):
         settings = {"exemplars": 1, "sets": 2, "samples": 3, "seed": 5, "answers": answers, "template": "plain"}

@@ -45,6 +45,9 @@ def read_table(path: Path, kind: str, columns: Sequence[str]) -> tuple[pyarrow.T
     try:
         with pq.ParquetFile(path) as file:
             metadata = _metadata(path, (file.schema_arrow.metadata or {}).get(_KEY))
+            twice = [name for name in columns if file.schema_arrow.names.count(name) > 1]
+            if twice:
+                raise InputError(f"{path}: a {kind} must have each column once, got {twice[0]!r} more than once")
             missing = [name for name in columns if name not in file.schema_arrow.names]
             if missing:
                 raise InputError(
@@ -57,6 +60,17 @@ def read_table(path: Path, kind: str, columns: Sequence[str]) -> tuple[pyarrow.T
     if not len(table):
         raise InputError(f"{path}: a {kind} needs at least one row, got none")
     return table, metadata
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file is Parquet that `write_table` wrote; False where it cannot be read."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return _KEY in (pq.read_schema(path).metadata or {})
+    except (pa.ArrowException, OSError):
+        return False
 
 
 def require_column(path: Path, name: str, column: pyarrow.ChunkedArray, *, fits: bool, wanted: str) -> None:

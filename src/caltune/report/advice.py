@@ -140,16 +140,19 @@ def _in_one_place(found: Diagnosis) -> bool:
 
 
 def _regime(setting: Setting, before: Diagnosis, after: Diagnosis | None) -> str:
-    if setting.split != "train" or not (setting.trained or after):
-        return (
-            "calibratable, as any model on questions it was not trained on: confidence can be made right, answers kept"
-        )
+    trained, last = setting.trained or after is not None, after or before
+    if setting.split != "train" or not trained:
+        if last.accuracy.high < last.chance:
+            return "calibratable only if answers change: the top one of K options always has 1 / K or more"
+        asked = "as any model on questions it was not trained on"
+        if trained and not setting.split:
+            asked = "if it was not trained on these"
+        return f"calibratable, {asked}: confidence can be made right, answers kept"
     found = regime(after.accuracy, before.reachable.accuracy) if after else "undecided"
     if after and found == "non-calibratable":
         least = calibration_error_bound(after.accuracy.low, before.reachable.accuracy.high)
-        return (
-            f"{found}: accuracy is above A* of before; if by heart, ECE here and on new ones sum to {least:.3f} or more"
-        )
+        bound = f"if by heart and as sure of new ones, ECE here and there sum to {least:.3f} or more"
+        return f"{found}: accuracy is above A* of before; {bound}"
     told = "is not above A* of before" if found == "calibratable" else "may be above A* of before, by learning by heart"
     return f"{found}: accuracy {told}"
 
@@ -200,7 +203,7 @@ def _choice(
         if name == "temperature" and not as_it_is:
             why += ", which one number mostly repairs"
         if after and regime(after.accuracy, before.reachable.accuracy) == "non-calibratable":
-            why += "; accuracy is above A* of before: more than recalibrating that could give"
+            why += "; accuracy is above A* of before: such recalibration of that gave less"
         elif after:
             why += "; accuracy is not clearly above A* of before: recalibrating that may do as well"
         command = f"caltune recalibrate {name} --fit calibration.parquet --apply test.parquet -o scaled.parquet"
@@ -224,9 +227,9 @@ def _knows_little(found: Diagnosis) -> bool:
 def _recalibration(found: Diagnosis) -> tuple[str, str]:
     """The map for a model that is not trained further: its name and how to call it."""
     gain = found.reachable.gain
-    if gain.low >= GAIN and not _in_one_place(found):
+    if gain.low >= GAIN and not _in_one_place(found) and not found.impossible:
         return "vector", f"vector scaling ({100 * gain.value:.0f} more of 100 right)"
-    if state(found) == "uneven":
+    if state(found) == "uneven" or found.impossible:  # no temperature fits a right option that is ruled out
         return "beta", "a curve for its confidence alone (beta)"
     return "temperature", "temperature scaling"
 

@@ -66,11 +66,17 @@ def estimate_knowledge(
     closed = [i for i, question in enumerate(questions) if question.options]
     written = [i for i, question in enumerate(questions) if not question.options]
     greedy, sampled = np.zeros((sets, len(questions))), np.zeros((sets, len(questions)))
-    for number in tqdm(range(sets), desc="exemplar sets", disable=None if progress else True):
-        ordered = exemplar_order(pool, seed, number)
+    orders = [exemplar_order(pool, seed, number) for number in range(sets)]
+    if closed:  # what is too long for the model is told before the first set is asked, not after hours
+        for number, ordered in enumerate(orders):
+            first = [_ask(questions[i], ordered, exemplars, answers, seed, number) for i in closed]
+            _encode(first, model, tokenizer, answers, template)
+    for number, ordered in enumerate(tqdm(orders, desc="exemplar sets", disable=None if progress else True)):
         asked = [_ask(question, ordered, exemplars, answers, seed, number) for question in questions]
         if closed:
-            logits = _score([asked[i] for i in closed], model, tokenizer, answers, template, reduction, batch_tokens)
+            encoded = _encode([asked[i] for i in closed], model, tokenizer, answers, template)
+            pad = 0 if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+            logits = score_encoded(model, encoded, pad, reduction=reduction, batch_tokens=batch_tokens)
             labels = np.array([asked[i][0].answer for i in closed])
             greedy[number, closed], sampled[number, closed] = option_answers(logits, labels)
         if written:
@@ -167,21 +173,12 @@ def _ask(
     return reordered(question, seed, number), tuple(reordered(exemplar, seed, number) for exemplar in shown)
 
 
-def _score(
-    asked: Sequence[Asked],
-    model: Any,
-    tokenizer: Any,
-    answers: Answers,
-    template: Template,
-    reduction: Reduction,
-    batch_tokens: int,
-) -> Any:
-    """Option logits (N, K) of each question behind its own exemplars; most share theirs, and with them a beginning."""
+def _encode(asked: Sequence[Asked], model: Any, tokenizer: Any, answers: Answers, template: Template) -> list[Any]:
+    """Each question behind its own exemplars; most share theirs, and with them a beginning."""
     sharing: dict[tuple[Question, ...], list[int]] = {}
     for place, (_, shown) in enumerate(asked):
         sharing.setdefault(shown, []).append(place)
     encoded: list[Any] = [None] * len(asked)
-    pad = 0 if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     for shown, places in sharing.items():
         found = encode_questions(
             [asked[place][0] for place in places],
@@ -193,7 +190,7 @@ def _score(
         )
         for place, item in zip(places, found, strict=True):
             encoded[place] = item
-    return score_encoded(model, encoded, pad, reduction=reduction, batch_tokens=batch_tokens)
+    return encoded
 
 
 def knowledge_to_file(
