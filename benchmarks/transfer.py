@@ -114,7 +114,13 @@ def run_part(
         print(f"\n### {name}: {target}, {result['questions']} questions")
         common.print_table(result["rows"])
     shown = {**settings, "model": Path(settings["model"]).name}
-    document = {"settings": shown, "methods": methods, "train": len(data["train"]), "targets": results}
+    document = {
+        "settings": shown,
+        "methods": methods,
+        "train": len(data["train"]),
+        "option_temperatures": option_temperatures(name, settings, folder, methods),
+        "targets": results,
+    }
     path = common.publish(name, folder, quick=arguments.quick, document=document)
     draw(path.with_suffix(".png"), name, shown, results)
 
@@ -223,6 +229,18 @@ def collect(
         if method == "sft":
             rows["sft + temperature"] = [(read(f"sft-{s}"), read(f"sft-{s}-fit")) for s in settings["seeds"]]
     return rows
+
+
+def option_temperatures(
+    name: str, settings: dict[str, Any], folder: Path, methods: dict[str, Any]
+) -> dict[str, list[float]]:
+    """What each model that has an option temperature divides its logits by, one number a seed."""
+    found: dict[str, list[float]] = {}
+    for method in methods:
+        files = [read_scores(folder / f"{name}-{method}-{seed}.parquet").metadata for seed in settings["seeds"]]
+        if any("temperature" in metadata for metadata in files):
+            found[method] = [float(metadata.get("temperature", 1.0)) for metadata in files]
+    return found
 
 
 def of_target(rows: dict[str, Any], belongs: Any) -> dict[str, Any]:

@@ -33,6 +33,11 @@ OURS: dict[str, tuple[tuple[str, str | None], list[str | None]]] = {
         ["tempered", "tempered + temperature", "tempered-cogcalib", None, None],
     ),
     "`world-facts` → other relations": (TRANSFER, COGCALIB),
+    "OpenBookQA": (("transfer-obqa", "OpenBookQA"), COGCALIB),
+    **{
+        f"OpenBookQA → MMLU {field}": (("transfer-obqa", f"MMLU {field}"), COGCALIB)
+        for field in ("business", "culture", "history", "psychology")
+    },
     "`world-facts` → other relations, on `tempered`": (TRANSFER, ["tempered", None, "tempered-cogcalib", None, None]),
 }
 BASELINES = {
