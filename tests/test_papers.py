@@ -20,6 +20,7 @@ SECTIONS = {
 TABLES = SECTIONS["Theirs and ours"]
 METRICS = {"ECE": "ece", "classwise ECE": "classwise_ece", "accuracy": "accuracy"}
 TRANSFER = ("transfer-world-facts", "held-out relations")
+SECOND = ("second-family-openbookqa", "openbookqa")
 COGCALIB = ["sft", "sft + temperature", "cogcalib-label-smoothing", "cogcalib-margin", "cogcalib-entropy"]
 # "*ours*, …: metric" -> file in benchmarks/results, its target where it has several, and its row behind each cell.
 OURS: dict[str, tuple[tuple[str, str | None], list[str | None]]] = {
@@ -27,7 +28,9 @@ OURS: dict[str, tuple[tuple[str, str | None], list[str | None]]] = {
     "as it comes": (("methods", None), ["zero-shot", None, None, "sft", "rcft-held-out"]),
     "as it comes, bins of training questions": (("methods", None), ["zero-shot", None, None, "sft", "rcft-train"]),
     "other relations": (TRANSFER, ["zero-shot", None, None, "sft", "rcft-held-out"]),
+    "Qwen2.5-Coder-0.5B, OpenBookQA": (SECOND, ["zero-shot", None, None, "sft", "rcft-held-out"]),
     "`world-facts`": (("methods", None), COGCALIB),
+    "OpenBookQA, Qwen2.5-Coder-0.5B": (SECOND, [*COGCALIB[:3], None, None]),
     "`world-facts`, on `tempered`": (
         ("methods", None),
         ["tempered", "tempered + temperature", "tempered-cogcalib", None, None],
