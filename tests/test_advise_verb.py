@@ -75,7 +75,10 @@ def test_two_scores_files_are_compared(caltune, refused, tmp_path):
     for how, asked in (("before", "letters"), ("after", "continuations")):
         write_scores(tmp_path / f"{how}.parquet", scores, {"answers": asked})
     line = refused("advise", before, "--adapter", after)
-    assert f"{after}: must be asked as {before}, with answers letters, got continuations" in line
+    assert f"{after}: must be asked as {before}, with answers 'letters', got 'continuations'" in line
+    for how, asked in (("before", "Question: a?"), ("after", "Question: b?\nAnswer: c\n\nQuestion: a?")):
+        write_scores(tmp_path / f"{how}.parquet", scores, {"answers": "letters", "prompt_example": asked})
+    assert "with prompt_example 'Question: a?', got" in refused("advise", before, "--adapter", after)
     other = scores_file(tmp_path / "other.parquet", 300, first=5)
     assert "must hold the questions of" in refused("advise", before, "--adapter", other)
 

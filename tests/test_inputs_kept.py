@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pyarrow.parquet as pq
 import pytest
 from files import scores_file, write_jsonl
 from tiny import tiny_questions
@@ -46,6 +47,20 @@ def test_what_is_read_is_kept(caltune, refused, tmp_path, monkeypatch, words):
     assert before == {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
 
 
+def write_scores_like(path):
+    """A scores file to which questions have been joined; Arrow keeps its metadata."""
+    path.parent.mkdir()
+    table = pq.read_table(scores_file(path, 12))
+    columns = {
+        "question": [q.text for q in tiny_questions(12)],
+        "options": [list(q.options) for q in tiny_questions(12)],
+    }
+    for name, column in {**columns, "answer": [q.answer for q in tiny_questions(12)]}.items():
+        table = table.append_column(name, [column])
+    pq.write_table(table, path)
+    return path
+
+
 def test_questions_and_models_are_kept(caltune, refused, tmp_path, monkeypatch, tiny_folder):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "exam").mkdir()
@@ -57,6 +72,10 @@ def test_questions_and_models_are_kept(caltune, refused, tmp_path, monkeypatch, 
             line = refused(verb, source, "--model", "m.gguf", *rest, "-o", output)
             assert "must not be a file that is read" in line
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    table = pq.read_table(write_scores_like(tmp_path / "joined" / "test.parquet"))
+    assert table.column_names[-1] == "answer"
+    line = refused("score", "joined", "--split", "test", "--model", tiny_folder, "-o", "joined/test.parquet")
+    assert "must not be a file that is read" in line
     for _ in range(2):  # scores may be written over scores, also beside the questions
         flags = ("--split", "test", "--model", tiny_folder, "-o", "exam/scores.parquet")
         assert caltune("score", "exam", *flags).status == 0

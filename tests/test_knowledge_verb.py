@@ -127,12 +127,14 @@ def test_what_is_written_trains(caltune, written, questions_file, tiny_folder, t
 def test_what_was_found_of_another_model_is_told(caltune, written, questions_file, tiny_folder, tmp_path):
     other = tmp_path / "other.parquet"
     found = read_knowledge(written[0])
-    write_knowledge(other, found.knowledge, {**found.metadata, "model": "gpt2", "answers": "letters"})
+    renamed = {"model": "gpt2", "answers": "letters", "data": f"../elsewhere/{questions_file.name}"}
+    write_knowledge(other, found.knowledge, {**found.metadata, **renamed})
     flags = ("--model", tiny_folder, "--output-dir", tmp_path / "d", "--max_steps", 1, "--save_strategy", "no")
     result = caltune("train", "cogcalib", questions_file, *flags, "--calibration_knowledge", other)
     assert result.status == 0, result.err
     assert f"{other}: was written with model gpt2, and this is {tiny_folder}: it may not hold here" in result.err
     assert f"{other}: was written with answers letters, and this is continuations" in result.err
+    assert "was written with data" not in result.err
 
 
 def test_usage(refused, questions_file, tiny_folder, tmp_path):

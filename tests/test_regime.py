@@ -133,11 +133,26 @@ def test_options_that_are_ruled_out_are_still_options(world):
     assert after.chance == before.chance == 0.25
     assert after.impossible > 0 == before.impossible
     assert after.reachable.accuracy.value == pytest.approx(before.reachable.accuracy.value, abs=0.03)
+    # Only the options of two-choice questions that a program has rounded to 0: no question has a single option.
+    binary = OptionLogits(("a", "b"), [[0.0, -np.inf], [0.0, 1.0]], [0, 1])
+    assert guessing_accuracy(binary) == 0.5
+    # One such option does not make questions of two options into questions of five.
+    mixed = np.where(np.arange(5) < np.where(np.arange(100) % 2, 2, 5)[:, None], 1.0, -np.inf)
+    mixed[0, 2] = -np.inf
+    assert guessing_accuracy(OptionLogits(tuple(map(str, range(100))), mixed, [0] * 100)) == pytest.approx(0.35)
     only_one = np.where(scores.logits == scores.logits.max(axis=1, keepdims=True), 0.0, -np.inf)
     certain = reachable_accuracy(OptionLogits(scores.ids, only_one, scores.labels), draws=200)
     right = scores.decide().correct.mean()
     assert certain.accuracy.value == pytest.approx(right, abs=0.02)
     assert certain.accuracy.low < right < certain.accuracy.high < right + 0.07
+
+
+def test_a_ruled_out_option_is_as_far_off_at_any_temperature(world):
+    logits = world[:200].astype(np.float32)
+    logits[::3, 1] = -np.inf
+    scores = drawn(logits, softmax(world[:200]))
+    wider = OptionLogits(scores.ids, 10 * logits, scores.labels)
+    np.testing.assert_allclose(cross_fitted(wider).probabilities(), cross_fitted(scores).probabilities(), atol=1e-5)
 
 
 def test_the_accuracy_of_guessing_is_uncertain_where_options_differ_in_number():

@@ -20,9 +20,10 @@ _STEPS = 200  # Newton; the objective is convex and ten are usual
 def options_there(scores: OptionLogits) -> NDArray[np.bool_]:
     """Which options each question has, (N, K), those that the model rules out with -inf among them.
 
-    A question has the options up to its last finite logit or its label. Where -inf stands before that in any row, the
-    file rules options out, and what stands behind may be ruled out as well as missing: then every question is taken to
-    have as many as the longest.
+    A question has two options at least, and those up to its last finite logit or its label. Where -inf stands before
+    that, the file rules options out, and what stands last may be ruled out as well as missing. Then all questions are
+    taken to have as many as the longest, unless -inf stands last in more than three times the share of rows that it
+    has of the places before: so many do not come from ruling out alone.
 
     >>> options_there(OptionLogits(("a", "b"), [[1.0, 0.0, 2.0], [1.0, 0.0, -np.inf]], [0, 0])).tolist()
     [[True, True, True], [True, True, False]]
@@ -31,9 +32,11 @@ def options_there(scores: OptionLogits) -> NDArray[np.bool_]:
     """
     finite = np.isfinite(scores.logits)
     width = finite.shape[1]
-    last = np.maximum(width - finite[:, ::-1].argmax(axis=1), scores.labels + 1)
+    last = np.maximum(np.maximum(width - finite[:, ::-1].argmax(axis=1), scores.labels + 1), min(2, width))
     there: NDArray[np.bool_] = np.arange(width) < last[:, None]
-    return there if (finite | ~there).all() else np.ones_like(there)
+    inside = np.arange(width) < last[:, None] - 1
+    ruled_out = (inside & ~finite).sum() / max(1, inside.sum())
+    return np.ones_like(there) if 0 < (last < width).mean() <= 3 * ruled_out else there
 
 
 def cross_fitted(scores: OptionLogits, *, folds: int = 5, seed: int = 0) -> OptionLogits:
@@ -45,8 +48,8 @@ def cross_fitted(scores: OptionLogits, *, folds: int = 5, seed: int = 0) -> Opti
     option what it should be, and a bias of each position. The weights minimise
     Σ_i −ln η̂_i(y_i) + 0.005 (β − 1)² + 0.5 (u² + v² + w²) + 10 Σ_k b_k², which is convex. s makes the result the same
     for all temperatures of the logits. Folds are drawn by seed over the sorted ids, so the order of the questions does
-    not matter. An option that is ruled out with -inf (`options_there`) is taken for one nat less likely than the least
-    likely one of the file; one that is not there stays at -inf.
+    not matter. An option ruled out with -inf (`options_there`) is taken for less likely by s than the least likely
+    one of the file; one that is not there stays at -inf.
 
     Raises `InputError` when a label is unknown, for fewer than 2 folds or fewer than 2 questions a fold.
 
@@ -76,14 +79,10 @@ def cross_fitted(scores: OptionLogits, *, folds: int = 5, seed: int = 0) -> Opti
 
 def _features(scores: OptionLogits) -> tuple[FloatArray, NDArray[np.bool_]]:
     """ln q, −ln(1 − ln q), q, whether top, and the position of each option, (N, K, 4 + K); which options there are."""
-    logs = scores.log_probabilities()
-    finite, present = np.isfinite(logs), options_there(scores)
-    logs = np.where(finite, logs, logs.min(where=finite, initial=0.0) - 1)
-    count = present.sum(axis=1, keepdims=True)
-    logs = np.where(present, logs, 0.0)
-    centred = np.where(present, logs - logs.sum(axis=1, keepdims=True) / count, 0.0)
-    spread = float(np.sqrt(np.square(centred).sum() / max(1, count.sum()))) or 1.0
-    logs = centred / spread
+    finite, present = np.isfinite(scores.logits), options_there(scores)
+    logs, spread = _centred(scores.logits.astype(np.float64), finite)
+    logs, spread = _centred(np.where(finite, logs, logs.min() - spread), present)
+    logs = logs / spread
     top = logs.max(axis=1, keepdims=True)
     logs = logs - top - np.log(np.where(present, np.exp(logs - top), 0.0).sum(axis=1, keepdims=True))
     logs = np.where(present, logs, 0.0)
@@ -91,6 +90,14 @@ def _features(scores: OptionLogits) -> tuple[FloatArray, NDArray[np.bool_]]:
     first = np.arange(width) == np.where(present, logs, -np.inf).argmax(axis=1)[:, None]
     shape = np.stack([logs, -np.log1p(-logs), np.exp(logs), first], axis=2)
     return np.concatenate([shape, np.broadcast_to(np.eye(width), (len(logs), width, width))], axis=2), present
+
+
+def _centred(values: FloatArray, where: NDArray[np.bool_]) -> tuple[FloatArray, float]:
+    """Less the mean of their row, 0 elsewhere, and their root mean square, 1 where that is 0."""
+    count = where.sum(axis=1, keepdims=True)
+    values = np.where(where, values, 0.0)
+    values = np.where(where, values - values.sum(axis=1, keepdims=True) / count, 0.0)
+    return values, float(np.sqrt(np.square(values).sum() / count.sum())) or 1.0
 
 
 def _fit(features: FloatArray, present: NDArray[np.bool_], labels: NDArray[np.int32]) -> FloatArray:

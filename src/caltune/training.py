@@ -79,9 +79,12 @@ def tell_of_another(path: str, now: Mapping[str, Any]) -> None:
     Its ids alone do not tell: those of a column count anew in each file.
     """
     then = read_knowledge(path).metadata
-    for name in ("model", "data", "answers", "reduction", "template"):
-        if name in then and os.path.abspath(str(then[name])) != os.path.abspath(str(now[name])):
-            tell(f"{path}: was written with {name} {then[name]}, and this is {now[name]}: it may not hold here")
+    for name in ("model", "data", "answers", "template", *([] if now["answers"] == "letters" else ["reduction"])):
+        was, is_ = str(then.get(name, now[name])), str(now[name])
+        # A relative path may have been written from another folder.
+        known = was if os.path.isabs(was) else os.path.basename(os.path.normpath(was))
+        if known != (os.path.abspath(is_) if os.path.isabs(was) else os.path.basename(os.path.normpath(is_))):
+            tell(f"{path}: was written with {name} {was}, and this is {is_}: it may not hold here")
 
 
 def score_command(

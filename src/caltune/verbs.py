@@ -42,9 +42,9 @@ def _read_by(arguments: argparse.Namespace) -> list[Path]:
     if not source.is_dir():
         return [source, model]
     from caltune.data.files import SPLIT_FILE
-    from caltune.formats.table import is_ours
+    from caltune.formats.table import is_result
 
-    return [model, *(path for path in source.iterdir() if SPLIT_FILE.fullmatch(path.name) and not is_ours(path))]
+    return [model, *(path for path in source.iterdir() if SPLIT_FILE.fullmatch(path.name) and not is_result(path))]
 
 
 def field_mapping(pairs: Sequence[str]) -> dict[str, str]:

@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from caltune.types import OptionLogits
 
 
-_ASKING = ("answers", "reduction", "template")  # what decides, beside the model, what a scores file says
-
-
 def advise(arguments: argparse.Namespace) -> None:
     """Which method to take, and why: for a model and its fine-tuned form, or for their scores files."""
     from caltune.formats.predictions import holds_scores
@@ -65,10 +62,13 @@ def _scored_before(arguments: argparse.Namespace) -> tuple[list[tuple[str, Optio
         files.append(read_scores(arguments.adapter))
         if set(files[0].scores.ids) != set(files[1].scores.ids):
             raise InputError(f"{names[1]}: must hold the questions of {names[0]}, got others")
-        for key in _ASKING:
+        keys = ["answers", *([] if files[0].metadata.get("answers") == "letters" else ["reduction"])]
+        if files[0].scores.ids[0] == files[1].scores.ids[0]:
+            keys.append("prompt_example")  # of the first question: another template or other exemplars make another
+        for key in keys:
             asked = [file.metadata.get(key) for file in files]
             if None not in asked and asked[0] != asked[1]:
-                raise InputError(f"{names[1]}: must be asked as {names[0]}, with {key} {asked[0]}, got {asked[1]}")
+                raise InputError(f"{names[1]}: must be asked as {names[0]}, with {key} {asked[0]!r}, got {asked[1]!r}")
     splits = [split for file in files if isinstance(split := file.metadata.get("split"), str)]
     if len(set(splits)) > 1:
         raise InputError(f"{names[1]}: must be of the split {splits[0]}, as {names[0]}, got {splits[1]}")

@@ -282,7 +282,9 @@ def test_a_right_answer_that_is_ruled_out_is_beyond_a_temperature():
         found = replace(leaning(**changes) if changes else diagnosis(), impossible=3)
         _, rows = advice(diagnosis(), found)
         assert rows["take"].startswith("a curve for its confidence alone (beta): caltune recalibrate beta --fit")
-        assert "temperature scaling" not in rows["take"]
+        assert rows["because"].startswith("it is too sure, and right options are ruled out")
+    calm = replace(diagnosis(confidence=0.6), corrected=Interval(0.0, 0.0, 0.02), impossible=3)
+    assert advice(diagnosis(), calm)[1]["take"] == "it as it is"
 
 
 def test_the_regime_says_no_more_than_is_known():

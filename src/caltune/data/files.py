@@ -154,6 +154,10 @@ def _parquet_rows(handle: IO[bytes]) -> Iterator[tuple[str, Row]]:
     number = 0
     try:
         with pyarrow.parquet.ParquetFile(source) as file:
+            names = file.schema_arrow.names
+            twice = next((name for name in names if names.count(name) > 1), None)
+            if twice is not None:
+                raise InputError(f"each column must stand once, got {twice!r} more than once")
             for batch in file.iter_batches():
                 for row in batch.to_pylist():
                     number += 1

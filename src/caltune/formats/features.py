@@ -27,6 +27,8 @@ def read_features(path: str | Path) -> FeatureArray:
         raise InputError(f"{path}: there is no such file")
     try:
         with pq.ParquetFile(path) as file:
+            if file.schema_arrow.names.count("features") > 1:
+                raise InputError(f"{path}: a scores file must have each column once, got 'features' more than once")
             if "features" not in file.schema_arrow.names:
                 raise InputError(
                     f"{path}: needs the column 'features', which `caltune score --features` writes; got "

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 _KEY = b"caltune"
+_RESULTS = ({"id", "logits", "label", "group", "features"}, {"id", "category", "greedy_right", "sampled_right"})
 
 
 def write_table(path: Path, kind: str, table: pyarrow.Table, metadata: dict[str, Any]) -> None:
@@ -62,13 +63,13 @@ def read_table(path: Path, kind: str, columns: Sequence[str]) -> tuple[pyarrow.T
     return table, metadata
 
 
-def is_ours(path: Path) -> bool:
-    """Whether a file is Parquet that `write_table` wrote; False where it cannot be read."""
+def is_result(path: Path) -> bool:
+    """Whether a file is Parquet with columns of a scores or knowledge file alone; False where it cannot be read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return _KEY in (pq.read_schema(path).metadata or {})
+        return any(set(pq.read_schema(path).names) <= columns for columns in _RESULTS)
     except (pa.ArrowException, OSError):
         return False
 

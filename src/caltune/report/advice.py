@@ -199,6 +199,8 @@ def _choice(
     }[lean]
     if name == "vector":
         why = "options other than its first would be right more often"
+    elif name == "beta" and lean != "uneven":
+        why += ", and right options are ruled out"
     if trained:
         if name == "temperature" and not as_it_is:
             why += ", which one number mostly repairs"
@@ -229,7 +231,7 @@ def _recalibration(found: Diagnosis) -> tuple[str, str]:
     gain = found.reachable.gain
     if gain.low >= GAIN and not _in_one_place(found) and not found.impossible:
         return "vector", f"vector scaling ({100 * gain.value:.0f} more of 100 right)"
-    if state(found) == "uneven" or found.impossible:  # no temperature fits a right option that is ruled out
+    if state(found) == "uneven" or (found.impossible and state(found) != "calibrated"):
         return "beta", "a curve for its confidence alone (beta)"
     return "temperature", "temperature scaling"
 
