@@ -22,7 +22,8 @@ questions for the other half, and tells what one number could do at best. "tempe
 DIR (default: ../shared/data beside the repository) holds the folders arc_easy, arc_challenge, openbookqa and mmlu with
 one JSONL file a split; `world-facts` needs none. Scores are kept as they come; several processes may share one folder.
 Tables and a picture go to `benchmarks/results/transfer-PART.json` and beside it. Two processes on two cores take about
-56 minutes for `world-facts`, by an estimate 95 and 80 for `arc` and `obqa`: `--minutes 50` makes parts under an hour.
+56 minutes for `world-facts`, and for each seed 50 for `arc` and `obqa` (beside other work): `--minutes 50` makes parts
+under an hour.
 """
 
 from __future__ import annotations

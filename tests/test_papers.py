@@ -37,6 +37,8 @@ OURS: dict[str, tuple[tuple[str, str | None], list[str | None]]] = {
     ),
     "`world-facts` → other relations": (TRANSFER, COGCALIB),
     "OpenBookQA": (("transfer-obqa", "OpenBookQA"), COGCALIB),
+    "ARC-E → ARC-E": (("transfer-arc", "ARC-Easy"), COGCALIB),
+    "ARC-E → ARC-C": (("transfer-arc", "ARC-Challenge"), COGCALIB),
     **{
         f"OpenBookQA → MMLU {field}": (("transfer-obqa", f"MMLU {field}"), COGCALIB)
         for field in ("business", "culture", "history", "psychology")

@@ -88,7 +88,7 @@ def test_an_overconfident_model_is_told_so_with_its_numbers():
         "tempered fine-tuning; without training, temperature scaling; if no number may travel"
     )
     assert rows["take"].endswith("label-smoothing")
-    assert rows["because"] == "it is too sure; tempered beat sft with a temperature (NLL) in our benchmark"
+    assert rows["because"] == "it is too sure; tempered beat sft + temperature on world-facts, not ARC-Easy"
     assert shlex.split(rows["train"]) == [
         *("caltune", "train", "tempered", "exam.csv", "--model", "m", "--output-dir", "tuned"),
     ]

@@ -216,8 +216,8 @@ def _choice(
     elif lean == "overconfident":
         words += "; if no number may travel along, label-smoothing"
     if name != "vector":
-        whose = "" if lean == "overconfident" else ", of a model too sure"
-        why += f"; tempered beat sft with a temperature (NLL) in our benchmark{whose}"
+        whose = "" if lean == "overconfident" else "of models too sure "
+        why += f"; {whose}tempered beat sft + temperature on world-facts, not ARC-Easy"
     return words, why, "tempered"
 
 
