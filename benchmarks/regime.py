@@ -112,7 +112,7 @@ def uneven(generator: np.random.Generator, count: int) -> tuple[FloatArray, Floa
 
 WORLDS: tuple[World, ...] = (
     *(calibrated, overconfident, biased, collapsed, guessing, expert, mixed, twisted),
-    *(weak, key, uneven),  # asked for by a reader of the first eight
+    *(weak, key, uneven),  # added after the first eight: chance, and options that differ in number
 )
 
 

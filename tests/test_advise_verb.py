@@ -78,7 +78,8 @@ def test_two_scores_files_are_compared(caltune, refused, tmp_path):
     assert f"{after}: must be asked as {before}, with answers 'letters', got 'continuations'" in line
     for how, asked in (("before", "Question: a?"), ("after", "Question: b?\nAnswer: c\n\nQuestion: a?")):
         write_scores(tmp_path / f"{how}.parquet", scores, {"answers": "letters", "prompt_example": asked})
-    assert "with prompt_example 'Question: a?', got" in refused("advise", before, "--adapter", after)
+    line = refused("advise", before, "--adapter", after)
+    assert f"{after}: must be asked as {before}, got another prompt (template or exemplars)" in line
     other = scores_file(tmp_path / "other.parquet", 300, first=5)
     assert "must hold the questions of" in refused("advise", before, "--adapter", other)
 

@@ -127,12 +127,17 @@ def test_what_is_written_trains(caltune, written, questions_file, tiny_folder, t
 def test_what_was_found_of_another_model_is_told(caltune, written, questions_file, tiny_folder, tmp_path):
     other = tmp_path / "other.parquet"
     found = read_knowledge(written[0])
-    renamed = {"model": "gpt2", "answers": "letters", "data": f"../elsewhere/{questions_file.name}"}
+    renamed = {
+        "model": f"elsewhere/{tiny_folder.name}-2",
+        "answers": "letters",
+        "data": f"../elsewhere/{questions_file.name}",
+    }
     write_knowledge(other, found.knowledge, {**found.metadata, **renamed})
     flags = ("--model", tiny_folder, "--output-dir", tmp_path / "d", "--max_steps", 1, "--save_strategy", "no")
     result = caltune("train", "cogcalib", questions_file, *flags, "--calibration_knowledge", other)
     assert result.status == 0, result.err
-    assert f"{other}: was written with model gpt2, and this is {tiny_folder}: it may not hold here" in result.err
+    line = f"{other}: was written with model {renamed['model']}, and this is {tiny_folder}: it may not hold here"
+    assert line in result.err
     assert f"{other}: was written with answers letters, and this is continuations" in result.err
     assert "was written with data" not in result.err
 

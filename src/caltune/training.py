@@ -81,9 +81,10 @@ def tell_of_another(path: str, now: Mapping[str, Any]) -> None:
     then = read_knowledge(path).metadata
     for name in ("model", "data", "answers", "template", *([] if now["answers"] == "letters" else ["reduction"])):
         was, is_ = str(then.get(name, now[name])), str(now[name])
-        # A relative path may have been written from another folder.
-        known = was if os.path.isabs(was) else os.path.basename(os.path.normpath(was))
-        if known != (os.path.abspath(is_) if os.path.isabs(was) else os.path.basename(os.path.normpath(is_))):
+        same = was == is_
+        if Path(is_).exists():  # a relative path may have been written from another folder
+            same = Path(was) == Path(is_).absolute() if os.path.isabs(was) else Path(was).name == Path(is_).name
+        if not same:
             tell(f"{path}: was written with {name} {was}, and this is {is_}: it may not hold here")
 
 

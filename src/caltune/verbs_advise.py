@@ -63,12 +63,13 @@ def _scored_before(arguments: argparse.Namespace) -> tuple[list[tuple[str, Optio
         if set(files[0].scores.ids) != set(files[1].scores.ids):
             raise InputError(f"{names[1]}: must hold the questions of {names[0]}, got others")
         keys = ["answers", *([] if files[0].metadata.get("answers") == "letters" else ["reduction"])]
-        if files[0].scores.ids[0] == files[1].scores.ids[0]:
-            keys.append("prompt_example")  # of the first question: another template or other exemplars make another
         for key in keys:
             asked = [file.metadata.get(key) for file in files]
             if None not in asked and asked[0] != asked[1]:
                 raise InputError(f"{names[1]}: must be asked as {names[0]}, with {key} {asked[0]!r}, got {asked[1]!r}")
+        prompts = {file.metadata.get("prompt_example") for file in files} - {None}
+        if len(prompts) > 1 and files[0].scores.ids[0] == files[1].scores.ids[0]:
+            raise InputError(f"{names[1]}: must be asked as {names[0]}, got another prompt (template or exemplars)")
     splits = [split for file in files if isinstance(split := file.metadata.get("split"), str)]
     if len(set(splits)) > 1:
         raise InputError(f"{names[1]}: must be of the split {splits[0]}, as {names[0]}, got {splits[1]}")
