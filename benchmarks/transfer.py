@@ -227,8 +227,9 @@ def collect(
     rows: dict[str, Any] = {"zero-shot": [(read("zero-shot"), None)]}
     for method in methods:
         rows[method] = [(read(f"{method}-{seed}"), None) for seed in settings["seeds"]]
-        if method == "sft":
-            rows["sft + temperature"] = [(read(f"sft-{s}"), read(f"sft-{s}-fit")) for s in settings["seeds"]]
+        if methods[method][0] == "SFT":
+            fitted = [(read(f"{method}-{seed}"), read(f"{method}-{seed}-fit")) for seed in settings["seeds"]]
+            rows[f"{method} + temperature"] = fitted
     return rows
 
 
@@ -251,11 +252,12 @@ def of_target(rows: dict[str, Any], belongs: Any) -> dict[str, Any]:
     for row, files in rows.items():
         wanted = [i for i, group in enumerate(files[0][0].groups) if belongs(group)]
         found[row] = [scores.take(wanted) for scores, _ in files]
-        if row == "sft + temperature":
+        if row.endswith(" + temperature"):
             plain = found[row]
             fitted = [best_temperature(fit) for _, fit in files]
-            temperatures = [temperature.temperature for temperature in fitted]
             found[row] = [temperature(scores) for temperature, scores in zip(fitted, plain, strict=True)]
+        if row == "sft + temperature":
+            temperatures = [temperature.temperature for temperature in fitted]
             found["sft + oracle temperature"] = [oracle_temperature(scores) for scores in plain]
     return {"questions": len(found["zero-shot"][0]), "source_temperatures": temperatures, "rows": common.table(found)}
 

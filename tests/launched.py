@@ -18,9 +18,11 @@ import torch
 from tiny import one_pass_per_option, ragged_questions, tiny_model, tiny_questions, tiny_tokenizer
 from tiny_training import build, drawn_answers, weights
 
+from caltune import tempering
 from caltune.callbacks import EpochBegin, WeightAverage
 from caltune.cli import main
 from caltune.errors import InputError
+from caltune.models import option_temperature
 from caltune.scoring import engine
 from caltune.scoring.cost import ScoringCost
 from caltune.scoring.engine import score, score_encoded, score_with_features
@@ -71,7 +73,7 @@ def training(method: str, folder: Path, rows: tuple[Any, ...] = (), **settings: 
     left_out = ("_runtime", "_per_second", "flos", "eval_loss")
     return {
         "state": trainer.method_state(),
-        "temperature": trainer.model.config.option_temperature if method == "Tempered" else None,
+        "temperature": option_temperature(trainer.model),
         "log": [
             {name: value for name, value in entry.items() if not name.endswith(left_out)}
             for entry in trainer.state.log_history
@@ -118,6 +120,7 @@ def diverged(folder: Path) -> str:
 def compute(folder: Path) -> None:
     """Everything, into one file a process."""
     join_processes("cpu")
+    tempering.LEAST_SEEN = 4
     document = {
         "scores": scores(),
         "RCFT": training("RCFT", folder, bin_accuracy_source="first-pass", bins=4),
@@ -125,6 +128,7 @@ def compute(folder: Path) -> None:
         "mixed": training("RCFT", folder / "mixed", ORDINARY, bin_accuracy_source="first-pass", bins=4),
         "CogCalib": training("CogCalib", folder),
         "Tempered": training("Tempered", folder),
+        "refit": training("Tempered", folder / "refit", ORDINARY, option_temperature_refit=True),
     }
     if process_count() > 1:
         document["sharded"] = sharded()

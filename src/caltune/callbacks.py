@@ -1,9 +1,8 @@
-"""What happens at set moments of a training: its begin, an epoch's begin, and the average of the weights."""
+"""What happens at set moments of a training: an epoch's begin, its end, and the average of the weights."""
 
 from __future__ import annotations
 
 import math
-import random
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +14,10 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from caltune.errors import InputError
-from caltune.recalibrate import fit_temperature
 
 if TYPE_CHECKING:
     from caltune.trainer import CalibrationTrainer
 
-FITTED_ON = 500  # training questions, for an option temperature
 AVERAGE_FILE = "calibration_average.safetensors"  # beside the optimizer's state in a checkpoint
 
 
@@ -47,33 +44,6 @@ class EpochBegin(TrainerCallback):
             raise InputError(
                 f"the model's weights are no numbers after step {state.global_step}: training has diverged; {lower}"
             )
-
-
-class OptionTemperature(TrainerCallback):
-    """Sets what option logits are divided by, T, as the config says; 0 fits it before the first step.
-
-    T minimises the NLL of the training questions' answers under softmax(z / T), z the untrained model's logits: the
-    model has not been trained on them, so they are as good as held out. At most `FITTED_ON` of them are asked.
-    """
-
-    def __init__(self, trainer: CalibrationTrainer) -> None:
-        self.trainer = trainer
-
-    def on_train_begin(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
-        if state.global_step or args.option_temperature is None:
-            return  # what a checkpoint says holds
-        config = self.trainer.accelerator.unwrap_model(self.trainer.model).config
-        config.option_temperature = args.option_temperature or 1.0
-        if not args.option_temperature:
-            rows = self.trainer.train_rows
-            chosen = random.Random(args.seed).sample(range(len(rows)), min(FITTED_ON, len(rows)))
-            try:
-                if not chosen:
-                    raise InputError("the training data holds no questions")
-                fitted = fit_temperature(self.trainer.present_logits(rows.select(chosen)))
-            except InputError as error:
-                raise InputError(f"option_temperature 0 fits it, which failed; give a number: {error}") from error
-            config.option_temperature = fitted.temperature
 
 
 class WeightAverage(TrainerCallback):

@@ -42,6 +42,8 @@ class Checkpoints(Trainer):
     fits_on_training = True  # whether what a method has fitted rests on the training questions
     fits_on_calibration = False  # whether it rests on the calibration questions
     state_needed = False  # whether going on without the method's state would be wrong, and not only a new fit
+    state_restored = False
+    evaluated: OptionLogits | None = None  # the questions of the last evaluation
     _measured: Measured | None = None
     _left: str | None = None  # the weights that a training has left, where they are not those of its last step
 
@@ -85,6 +87,11 @@ class Checkpoints(Trainer):
         # Without weights there transformers has warned, and kept the last ones.
         if [*best.glob("*model*.safetensors"), *best.glob("*model*.bin")]:
             self._left = best.name.rpartition("-")[2]
+        if self._config.option_temperature_refit:  # it may have been another one then
+            found = [path for name in (TEMPERATURE_FILE, "config.json") if (path := best / name).is_file()]
+            for path in found[:1]:
+                kept = json.loads(path.read_text(encoding="utf-8"))["option_temperature"]
+                self.accelerator.unwrap_model(self.model).config.option_temperature = kept
 
     @property
     def _weights(self) -> str:
@@ -155,6 +162,7 @@ class Checkpoints(Trainer):
         if self.args.should_save:
             temperature = option_temperature(self.accelerator.unwrap_model(self.model))
             state = {"of": self._state_of(), "option_temperature": temperature, "method": self.method_state()}
+            state["first_pass"] = self.tempering.state()
             Path(output_dir, STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
             for average in self.averages:
                 average.save(output_dir)
@@ -164,6 +172,7 @@ class Checkpoints(Trainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         if state is not None:
             self.accelerator.unwrap_model(self.model).config.option_temperature = state["option_temperature"]
+            self.tempering.restore(state.get("first_pass", {}))
             self.restore_method_state(state["method"])
             self.state_restored = True
             for average in self.averages:
@@ -202,8 +211,9 @@ class Checkpoints(Trainer):
 
     def _state_of(self, *, whole: bool = False) -> dict[str, Any]:
         """What a checkpoint's state goes with: the method, and what that which is fitted comes from."""
-        found: dict[str, Any] = {"method": self._name, "option_temperature": self._config.option_temperature}
-        fits_temperature = whole or self._config.option_temperature == 0
+        names = ("option_temperature", "option_temperature_refit")
+        found: dict[str, Any] = {"method": self._name, **{name: getattr(self._config, name) for name in names}}
+        fits_temperature = whole or self._config.option_temperature == 0 or self._config.option_temperature_refit
         fits = whole or bool(self.method_state())
         if fits or fits_temperature:
             found |= {name: getattr(self.args, name) for name in RENDERING}

@@ -45,6 +45,14 @@ class AnswerOutputs:
     batch: PackedBatch
     temperature: float = 1.0
 
+    def gathered(self, accelerator: Any, values: Tensor, *, uneven: bool) -> tuple[Tensor, Tensor]:
+        """`rows` and `values` (B, M) of all processes, which must all call this; `uneven` where B may differ."""
+        if not uneven:
+            rows, values = accelerator.gather((self.rows, values))
+            return rows, values
+        rows, values = accelerator.gather(accelerator.pad_across_processes((self.rows, values), pad_index=-1))
+        return rows[rows >= 0], values[rows >= 0]
+
     def answer_token_logits(self) -> tuple[Tensor, Tensor, Tensor]:
         """Vocabulary logits (A, V), token ids (A,) and batch row (A,) of the right answers' tokens."""
         width = self.option_logits.shape[1]

@@ -60,6 +60,13 @@ class CalibrationConfig(SFTConfig):
             "is the model's own, 1 where no training has left one."
         },
     )
+    option_temperature_refit: bool = field(
+        default=False,
+        metadata={
+            "help": "Fit T again after each step of the first epoch, to the answers given before a question was "
+            "learned from."
+        },
+    )
 
     def __post_init__(self) -> None:
         for name in ("gradient_accumulation_steps", "per_device_train_batch_size", "per_device_eval_batch_size"):
@@ -97,6 +104,10 @@ class CalibrationConfig(SFTConfig):
             raise InputError(f"option_temperature must be at least 0 and finite, got {self.option_temperature}")
         if self.option_temperature is not None and self.answer_loss == "tokens":
             raise InputError("option_temperature has no part in answer_loss tokens: take options")
+        if self.option_temperature_refit and self.option_temperature is None:
+            raise InputError(
+                "option_temperature_refit needs an option_temperature to begin with, 0 or a number, got None"
+            )
         # Both act in TRL's own loss, which is not used here.
         require("loss_type", self.loss_type, ("nll",))
         require("label_smoothing_factor", self.label_smoothing_factor, (0,))

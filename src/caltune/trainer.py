@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import EvalPrediction, TrainerCallback
 from trl import SFTTrainer
 
-from caltune.callbacks import EpochBegin, OptionTemperature, WeightAverage
+from caltune.callbacks import EpochBegin, WeightAverage
 from caltune.checkpoints import Checkpoints, require_whole_weights
 from caltune.collator import (
     BATCH_FIELDS,
@@ -46,6 +46,7 @@ from caltune.scoring.packing import PackedBatch, forward
 from caltune.scoring.processes import means_of
 from caltune.scoring.prompt_loss import forward_with_prompt_nll
 from caltune.starting import starting_model
+from caltune.tempering import OptionTemperature
 from caltune.trackers import ReliabilityDiagrams
 from caltune.types import OptionLogits
 
@@ -118,10 +119,9 @@ class CalibrationTrainer(Checkpoints, SFTTrainer):
         if processing_class is None and not isinstance(model, str) and not model.config._name_or_path:
             raise InputError("processing_class must be given with a model that has no name, got None")
         self._terms: dict[str, tuple[Tensor | float, int]] = {}
-        self.state_restored = False
-        self.evaluated: OptionLogits | None = None  # the questions of the last evaluation
         self.averages = [WeightAverage(self, args.average_weights)] if args.average_weights else []
-        own = (OptionTemperature(self), EpochBegin(self), ReliabilityDiagrams(self), *self.averages)
+        self.tempering = OptionTemperature(self)
+        own = (self.tempering, EpochBegin(self), ReliabilityDiagrams(self), *self.averages)
         super().__init__(
             model=model,
             args=args,
@@ -243,7 +243,7 @@ class CalibrationTrainer(Checkpoints, SFTTrainer):
         if self.has_ordinary or not model.training:
             asked = question_part(outputs)
             question_nll = question_nll[outputs.labels != ORDINARY] if weight else 0.0
-        losses = self.question_losses(asked) if model.training else self.answer_losses(asked)
+        losses = self.question_losses(self.tempering.noted(asked)) if model.training else self.answer_losses(asked)
         total = (losses + weight * question_nll).sum()
         counts, processes = num_items_in_batch, self.accelerator.num_processes
         if not model.training or counts is None:

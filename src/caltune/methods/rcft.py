@@ -241,12 +241,7 @@ class RCFTTrainer(CalibrationTrainer):
     def _note_first_pass(self, outputs: AnswerOutputs) -> None:
         confidence, choice = outputs.option_logits.detach().float().softmax(-1).max(-1)
         now = torch.stack([confidence.clamp(max=1), (choice == outputs.labels).float()], dim=-1)
-        rows = outputs.rows
-        if self.has_ordinary:  # then processes may have different numbers of questions in a batch
-            rows, now = self.accelerator.pad_across_processes((rows, now), pad_index=-1)
-        rows, now = self.accelerator.gather((rows, now))
-        if self.has_ordinary:
-            rows, now = rows[rows >= 0], now[rows >= 0]
+        rows, now = outputs.gathered(self.accelerator, now, uneven=self.has_ordinary)
         before = self.first_pass[rows]
         self.first_pass[rows] = torch.where(before < 0, now, before)
 
