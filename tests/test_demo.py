@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlparse
 import numpy as np
 import pytest
 
-from caltune import callbacks, demo
+from caltune import demo, tempering
 from caltune.cli import main
 from caltune.errors import InputError
 from caltune.formats import read_scores
@@ -49,7 +49,7 @@ def test_the_last_line_is_the_address_of_a_page_with_all_four(caltune, tiny_demo
         every_other = np.arange(len(scores))[:, None] % 2 == 0
         return fit(type(scores)(scores.ids, scores.logits + 9 * (right & every_other), scores.labels))
 
-    for where in (demo, callbacks):
+    for where in (demo, tempering):
         monkeypatch.setattr(where, "fit_temperature", sharpened)
     output = tmp_path / "a folder" / "demo"
     (output / "sft").mkdir(parents=True)
