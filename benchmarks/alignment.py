@@ -99,7 +99,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "rcft-5": ("RCFT", {**RCFT, "calibration_weight": 5.0}),
     "rcft-paper": ("RCFT", PAPER),
     "cogcalib": ("CogCalib", {"penalty": "label-smoothing", "smoothing": 0.2}),
-    "tempered": ("Tempered", {}),
+    "tempered": ("Tempered", {"option_temperature_refit": False}),
 }
 SCALED = ("aligned", "cft-options")  # also shown with a temperature
 BASELINES = ("aligned", "aligned + temperature", "cft", "cft-options", "cft-options + temperature")

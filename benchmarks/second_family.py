@@ -46,7 +46,7 @@ QUICK_TESTS = 24
 MAIN = ("sft", "rcft-held-out", "cogcalib-label-smoothing", "tempered")
 METHODS = {
     **{name: transfer.METHODS[name] for name in MAIN},
-    "tempered-last-half": ("Tempered", {"average_weights": 0.5}),
+    "tempered-last-half": ("Tempered", {"option_temperature_refit": False, "average_weights": 0.5}),
     "mixup": ("Mixup", {}),
 }
 

@@ -31,12 +31,13 @@ from caltune.types import OptionLogits, Question
 
 SETTINGS = {**common.RUN, "sizes": [40, 160, 640], "fit": 200, "test": 1000, "seeds": [0, 1, 2]}
 QUICK = {"sizes": [16, 32], "fit": 32, "test": 60, "epochs": 1, "seeds": [0]}
+REFIT = {"option_temperature_refit": True}
 # Row -> (trainer, its settings, whether it trains on as many more questions as others fit a temperature on).
 METHODS: dict[str, tuple[str, dict[str, Any], bool]] = {
     "sft": ("SFT", {}, False),
-    "tempered": ("Tempered", {}, False),
-    "tempered, last half": ("Tempered", {"average_weights": 0.5}, False),
-    "tempered, of all questions": ("Tempered", {}, True),
+    "tempered": ("Tempered", REFIT, False),
+    "tempered, last half": ("Tempered", {**REFIT, "average_weights": 0.5}, False),
+    "tempered, of all questions": ("Tempered", REFIT, True),
 }
 SHOWN = {"accuracy": "accuracy (more is better)", "nll": "NLL, nats (less)", "ece": "ECE (less)"}
 

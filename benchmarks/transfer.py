@@ -52,7 +52,7 @@ TESTS = {"world-facts": 800, "arc": 800, "obqa": 500, "mmlu": 200}  # test quest
 QUICK = {"train": 64, "fit": 48, "method_fit": 32, "epochs": 1, "seeds": [0]}
 QUICK_TEST = 16
 
-TEMPERED = {"option_temperature": 0.0, "average_weights": 1.0}  # all that makes `tempered` of `sft`
+TEMPERED = {"option_temperature": 0.0, "average_weights": 1.0}  # `tempered` with T fixed before the first step
 # Method -> (trainer, its settings).
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "sft": ("SFT", {}),
@@ -66,7 +66,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
         {"penalty": "margin", "margin": 2.0, "penalty_weight": 0.1, "style_share": 0.33},
     ),
     "cogcalib-entropy": ("CogCalib", {"penalty": "entropy", "penalty_weight": 0.3, "style_share": 0.33}),
-    "tempered": ("Tempered", {}),
+    "tempered": ("Tempered", {"option_temperature_refit": False}),
     "tempered-rcft": (
         "RCFT",
         {**TEMPERED, "bin_accuracy_source": "held-out", "bin_weights": "count", "calibration_weight": 2.5},
@@ -99,7 +99,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_part(
-    name: str, settings: dict[str, Any], folder: Path, data: Data, arguments: Any, methods: dict[str, Any]
+    name: str,
+    settings: dict[str, Any],
+    folder: Path,
+    data: Data,
+    arguments: Any,
+    methods: dict[str, Any],
+    baselines: Sequence[str] = ("sft", "sft + temperature"),
 ) -> None:
     """Do what is to be done, and publish the tables and the picture once all of it is done."""
     if not common.work(partial(ready, name, settings, folder, data, methods), arguments.minutes):
@@ -107,13 +113,13 @@ def run_part(
     rows = collect(name, settings, folder, methods)
     results = {}
     for target in dict.fromkeys(question.group for question in data["test"]):
-        results[target] = of_target(rows, lambda group, target=target: group == target)
+        results[target] = of_target(rows, lambda group, target=target: group == target, baselines)
     mmlu = [target for target in results if target.startswith("MMLU")]
     if len(mmlu) > 1:
-        results[f"MMLU, {len(mmlu)} fields"] = of_target(rows, lambda group: group in mmlu)
+        results[f"MMLU, {len(mmlu)} fields"] = of_target(rows, lambda group: group in mmlu, baselines)
     for target, result in results.items():
         print(f"\n### {name}: {target}, {result['questions']} questions")
-        common.print_table(result["rows"])
+        common.print_table(result["rows"], baselines)
     shown = {**settings, "model": Path(settings["model"]).name}
     document = {
         "settings": shown,
@@ -245,7 +251,7 @@ def option_temperatures(
     return found
 
 
-def of_target(rows: dict[str, Any], belongs: Any) -> dict[str, Any]:
+def of_target(rows: dict[str, Any], belongs: Any, baselines: Sequence[str]) -> dict[str, Any]:
     """The table of the test questions whose group `belongs`, with the temperatures of source and target."""
     found: dict[str, list[OptionLogits]] = {}
     temperatures = []
@@ -259,7 +265,8 @@ def of_target(rows: dict[str, Any], belongs: Any) -> dict[str, Any]:
         if row == "sft + temperature":
             temperatures = [temperature.temperature for temperature in fitted]
             found["sft + oracle temperature"] = [oracle_temperature(scores) for scores in plain]
-    return {"questions": len(found["zero-shot"][0]), "source_temperatures": temperatures, "rows": common.table(found)}
+    table = common.table(found, baselines)
+    return {"questions": len(found["zero-shot"][0]), "source_temperatures": temperatures, "rows": table}
 
 
 def best_temperature(scores: OptionLogits) -> Temperature:

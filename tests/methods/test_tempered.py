@@ -21,7 +21,14 @@ HOW: dict[str, Any] = {"num_train_epochs": 2, "per_device_train_batch_size": 5}
 def test_with_both_parts_off_it_is_plain_fine_tuning(tmp_path: Path) -> None:
     plain, off = (
         build("SFT", tmp_path, **HOW),
-        build("Tempered", tmp_path, option_temperature=1.0, average_weights=0.0, **HOW),
+        build(
+            "Tempered",
+            tmp_path,
+            option_temperature=1.0,
+            option_temperature_refit=False,
+            average_weights=0.0,
+            **HOW,
+        ),
     )
     plain.train()
     off.train()
@@ -58,3 +65,4 @@ def test_it_needs_no_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     trainer = TemperedTrainer(tiny_model(), train_dataset=tiny_questions(4), processing_class=tiny_tokenizer())
     assert isinstance(trainer.args, TemperedConfig)
     assert (trainer.args.option_temperature, trainer.args.average_weights) == (0, 1)
+    assert trainer.args.option_temperature_refit

@@ -1,13 +1,15 @@
-"""Tempered fine-tuning: the untrained model's option logits are brought to scale first, and the weights are averaged.
+"""Tempered fine-tuning: option logits are brought to scale and kept there, and the weights are averaged.
 
-Ours, no paper's. z⁰ are the option logits before the first step, z those of the weights being trained:
+Ours, no paper's. z are the option logits of the weights being trained, z⁰ those before the first step, and z^(i) those
+that question i got in its first training step, before it was learned from:
 
-    T = argmin_T Σ_{i in train} −log softmax(z⁰_i / T)_{y_i}
+    T = argmin_T Σ_{i in train} −log softmax(z⁰_i / T)_{y_i}          before the first step; then, in the first epoch,
+    T = argmin_T Σ_{i in latest} −log softmax(z^(i)_i / T)_{y_i}      after each step (`caltune.tempering`)
     L = −log softmax(z / T)_y
-    θ̄ = (1/n) Σ_s θ_s                                   after each of the n steps
+    θ̄ = (1/n) Σ_s θ_s                                                 after each of the n steps
 
 T is fitted on training questions, which are as good as held out as long as the model has not been trained on them. The
-trained model is θ̄ with T: its option probabilities are softmax(z / T). No calibration questions are needed.
+trained model is θ̄ with the last T: its option probabilities are softmax(z / T). No calibration questions are needed.
 `docs/papers.md` says why this works, the README what was measured.
 """
 
@@ -21,10 +23,17 @@ from caltune.trainer import CalibrationConfig, CalibrationTrainer
 
 @dataclass
 class TemperedConfig(CalibrationConfig):
-    """`CalibrationConfig` with both of its parts on: a fitted T, and the average over all steps."""
+    """`CalibrationConfig` with all parts on: T fitted, and again in the first epoch, and the average over all steps."""
 
     option_temperature: float | None = field(
         default=0.0, metadata={"help": "T; 0 fits it to the untrained model's answers to training questions."}
+    )
+    option_temperature_refit: bool = field(
+        default=True,
+        metadata={
+            "help": "Fit T again after each step of the first epoch, to the answers given before a question was "
+            "learned from."
+        },
     )
     average_weights: float = field(
         default=1.0, metadata={"help": "Share of the steps, the last ones, whose weights are averaged."}
