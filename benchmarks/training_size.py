@@ -11,7 +11,7 @@ questions, their order and the adapter's start; 3 seeds of each row.
 
 Scores are written to DIR as they come, and what is there is not done again; several processes may share one DIR. The
 tables go to standard output and, as JSON, to `benchmarks/results/training_size.json` with a picture beside it (with
-`--quick` into DIR only). In two processes on two cores it takes by an estimate 55 minutes:
+`--quick` into DIR only). In two processes on two cores it takes 66 minutes:
 `--minutes 45` makes parts of less than an hour, and the same command goes on where it stopped.
 """
 
@@ -123,7 +123,7 @@ def draw(path: Path, settings: dict[str, Any], results: dict[int, Any]) -> None:
     """A panel a metric: means of the seeds with 95 % intervals, against the number of training questions."""
     from matplotlib.figure import Figure
 
-    drawing = Figure(figsize=(13, 4.4), layout="constrained")
+    drawing = Figure(figsize=(13, 4.8), layout="constrained")
     sizes = list(results)
     rows = list(results[sizes[0]])
     for panel, (metric, label) in zip(drawing.subplots(1, len(SHOWN)), SHOWN.items(), strict=True):
@@ -141,10 +141,10 @@ def draw(path: Path, settings: dict[str, Any], results: dict[int, Any]) -> None:
         panel.minorticks_off()
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(color="#e5e5e5", linewidth=0.6)
-        if metric == "ece":
-            panel.legend(fontsize=8)
-    count = len(settings["seeds"])
-    drawing.suptitle(f"SmolLM2-135M-Instruct, world-facts, {settings['test']} test questions, {count} seed(s)")
+    drawing.legend(*panel.get_legend_handles_labels(), loc="outside lower center", ncols=len(rows), fontsize=9)
+    seeds = f"{len(settings['seeds'])} seed{'s' if len(settings['seeds']) > 1 else ''}"
+    told = f"{settings['test']} test questions, mean of {seeds}, 95 % intervals over questions"
+    drawing.suptitle(f"SmolLM2-135M-Instruct, world-facts, {told}")
     common.save_picture(drawing, path)
 
 
