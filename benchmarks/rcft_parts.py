@@ -16,14 +16,14 @@ bins, an E-step once or every 10 of 75 steps, a running average, a strength that
 overconfidence at each E-step); and plain fine-tuning on option scores that are means over tokens, not sums.
 
 Scores are written to DIR as they come, and what is there is not done again; several processes may share one DIR. The
-tables go to standard output and, as JSON, to `benchmarks/results/rcft_parts.json` with a picture beside it (with
-`--quick` into DIR only). They hold the rows that are done for all seeds, so that the second part adds to the first. In
-two processes on two cores `sources` takes 53 minutes, `schedule` 45 by an estimate; `--minutes 40` keeps a part under
-an hour, and the same command goes on where it stopped.
+tables go to standard output and, as JSON, to `benchmarks/results/rcft-parts-PART.json` with a picture beside it (with
+`--quick` into DIR only). In two processes on two cores `sources` takes 53 minutes, `schedule` 45 by an estimate;
+`--minutes 40` keeps a part under an hour, and the same command goes on where it stopped.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -82,7 +82,8 @@ VARIANTS = {
     "sft-mean": Variant("schedule", "plain, means over tokens", "SFT", {"reduction": "mean"}),
 }
 SCALED = ("sft", "sft-tokens", "sft-mean")  # also shown with a temperature
-BASELINES = ("sft", "sft + temperature", "held-out", "sft-tokens")
+PARTS = ("sources", "schedule")
+BASELINES = ("sft", "sft + temperature", "held-out", "sft-tokens", "sft-mean")
 
 
 class Following(RCFTTrainer):
@@ -99,19 +100,28 @@ class Following(RCFTTrainer):
 
 
 def main() -> None:
-    arguments, folder = common.parse(__doc__, "rcft_parts", parts=("sources", "schedule"))
+    arguments, folder = common.parse(__doc__, "rcft_parts", parts=PARTS)
     settings = common.settings_for(arguments, SETTINGS, QUICK)
-    if not common.work(partial(ready, settings, folder, load(settings), arguments.part), arguments.minutes):
+    parts = [arguments.part] if arguments.part else PARTS
+    if not common.work(partial(ready, settings, folder, load(settings), parts), arguments.minutes):
         return
-    rows = collect(settings, folder)
+    for part in parts:
+        publish(part, settings, folder, quick=arguments.quick)
+
+
+def publish(part: str, settings: dict[str, Any], folder: Path, *, quick: bool) -> None:
+    """Print the tables of a part, and write them with their picture."""
+    rows = collect(settings, folder, part)
     baselines = tuple(baseline for baseline in BASELINES if baseline in rows)
     result = common.table(rows, baselines=baselines)
+    print(f"\n### {part}")
     common.print_table(result, baselines=baselines)
-    variants = {name: {"method": variant.method, **variant.fields} for name, variant in VARIANTS.items()}
+    of_part = {name: variant for name, variant in VARIANTS.items() if variant.part in ("both", part)}
+    variants = {name: {"method": variant.method, **variant.fields} for name, variant in of_part.items()}
     document = {"settings": {**settings, "followed": FOLLOWED}, "variants": variants, "rows": result}
-    target = common.publish("rcft_parts", folder, quick=arguments.quick, document=document)
-    labels = {name: variant.label for name, variant in VARIANTS.items()}
-    labels |= {f"{name} + temperature": f"{labels[name]} + temperature" for name in SCALED}
+    target = common.publish(f"rcft-parts-{part}", folder, quick=quick, document=document)
+    labels = {name: variant.label for name, variant in of_part.items()}
+    labels |= {f"{name} + temperature": f"{labels[name]} + temperature" for name in SCALED if name in labels}
     title = f"RCFT part by part: {describe(settings)}; λ = 3 but where another is named"
     title += f"\n{MARKS}: plain fine-tuning (grey), RCFT (blue)"
     draw_rows(target.with_suffix(".png"), result, labels, ("sft", "held-out"), title)
@@ -126,7 +136,7 @@ def load(settings: dict[str, Any]) -> dict[str, list[Question]]:
     }
 
 
-def ready(settings: dict[str, Any], folder: Path, data: dict[str, list[Question]], part: str | None) -> common.Jobs:
+def ready(settings: dict[str, Any], folder: Path, data: dict[str, list[Question]], parts: Sequence[str]) -> common.Jobs:
     """What can be done now and has not been: the file it writes, and how."""
     jobs: common.Jobs = {}
     for seed in settings["seeds"]:
@@ -134,7 +144,7 @@ def ready(settings: dict[str, Any], folder: Path, data: dict[str, list[Question]
             path = folder / f"{name}-{seed}.parquet"
             if path.exists():
                 common.require_made_with(path, made_with(settings, name, seed))
-            elif part is None or variant.part in ("both", part):
+            elif variant.part in ("both", *parts):
                 jobs[path] = partial(run, path, settings, data, name, seed)
     return jobs
 
@@ -163,13 +173,13 @@ def run(path: Path, settings: dict[str, Any], data: dict[str, list[Question]], n
     common.score_into(path, how, *tuned, data["test"], split="test", seed=seed, made_with=made)
 
 
-def collect(settings: dict[str, Any], folder: Path) -> dict[str, list[OptionLogits]]:
-    """Test scores of the rows that are done for all seeds."""
+def collect(settings: dict[str, Any], folder: Path, part: str) -> dict[str, list[OptionLogits]]:
+    """Test scores of the rows of a part."""
     rows: dict[str, list[OptionLogits]] = {}
-    for name in VARIANTS:
-        paths = [folder / f"{name}-{seed}.parquet" for seed in settings["seeds"]]
-        if not all(path.exists() for path in paths):
+    for name, variant in VARIANTS.items():
+        if variant.part not in ("both", part):
             continue
+        paths = [folder / f"{name}-{seed}.parquet" for seed in settings["seeds"]]
         rows[name] = [read_scores(path).scores for path in paths]
         if name in SCALED:
             fits = [read_scores(path.with_name(f"{path.stem}-fit.parquet")).scores for path in paths]
