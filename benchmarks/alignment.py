@@ -15,9 +15,9 @@ start, 35 % the repair. A pair is a question with its right option (chosen) and 
 3. Repaired: from each seed's aligned model, with 400 questions: SFT (question's text and answer, the paper's L_SFT2),
    CFT (the answer only: its tokens, the paper's L_SFT1; or among the options, our default), RCFT with held-out bins and
    two strengths (L_SFT among the options, so compare with "cft-options"), RCFT with the paper's loss, bins and λ = 1
-   (compare with "sft"), CogCalib's label smoothing, our tempered fine-tuning, and temperature scaling. Temperatures are
-   fitted on 500 calibration questions, bins and detectors on 200 of those; strengths are fixed beforehand. The tables
-   speak of 1,000 test questions that nothing was fitted or chosen on.
+   (compare with "sft"), CogCalib's label smoothing, our tempered fine-tuning with T fixed, and temperature scaling.
+   Temperatures are fitted on 500 calibration questions, bins and detectors on 200 of those; strengths are fixed
+   beforehand. The tables speak of 1,000 test questions that nothing was fitted or chosen on.
 
 Whether alignment survives: on held-out pairs the DPO reward margin, beta·[log π(chosen)/ref − log π(rejected)/ref] with
 the start as reference, the share of pairs with a margin above 0 (wins) and with π(chosen) > π(rejected), all of the

@@ -7,11 +7,12 @@ The model is meant to be Qwen2.5-Coder-0.5B-Instruct as a GGUF file, family qwen
 do. Options stand in the prompt under letters, plain template, and the letters' logits are what is compared. Each run
 fine-tunes it with LoRA on 400 questions for two epochs and is scored on 800 test questions of `world-facts`, or the 500
 of OpenBookQA. Rows: before training, SFT, SFT + temperature, RCFT with held-out bins, the CogCalib variant that had the
-least NLL on calibration questions with the small model, label smoothing, and tempered fine-tuning; on `world-facts`
-also mixup, which needs letters, and tempered fine-tuning that averages over the last half of the steps, added after the
-first table had shown the average over all of them behind there. Detector, bins and temperature are fitted on the same
-200 held-out questions. Nothing is chosen on this model: strengths and learning rate are those of the small one. "sft +
-oracle temperature", and what is left out of the training questions, are as in `transfer.py`.
+least NLL on calibration questions with the small model, label smoothing, and tempered fine-tuning with T fixed before
+the first step; on `world-facts` also mixup, which needs letters, and tempered fine-tuning that averages over the last
+half of the steps, added after the first table had shown the average over all of them behind there. Detector, bins and
+temperature are fitted on the same 200 held-out questions. Nothing is chosen on this model: strengths and learning rate
+are those of the small one. "sft + oracle temperature", and what is left out of the training questions, are as in
+`transfer.py`.
 
 It is slow: in two processes on two cores 14 minutes a run, about 45 for `world-facts` and 30 for `openbookqa` and each
 seed, 4 hours in all; a process takes 7 GB of memory. `--minutes 40` makes parts of less than an hour; the same command

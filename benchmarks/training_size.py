@@ -31,6 +31,7 @@ from caltune.types import OptionLogits, Question
 
 SETTINGS = {**common.RUN, "sizes": [40, 160, 640], "fit": 200, "test": 1000, "seeds": [0, 1, 2]}
 QUICK = {"sizes": [16, 32], "fit": 32, "test": 60, "epochs": 1, "seeds": [0]}
+BASELINES = ("sft", "sft + temperature", "tempered")
 REFIT = {"option_temperature_refit": True}
 # Row -> (trainer, its settings, whether it trains on as many more questions as others fit a temperature on).
 METHODS: dict[str, tuple[str, dict[str, Any], bool]] = {
@@ -54,9 +55,9 @@ def main() -> None:
         return
     results = {}
     for size in settings["sizes"]:
-        results[size] = common.table(collect(settings, folder, size))
+        results[size] = common.table(collect(settings, folder, size), BASELINES)
         print(f"\n### {size} training questions")
-        common.print_table(results[size])
+        common.print_table(results[size], BASELINES)
     told = {"settings": settings, "methods": METHODS, "sizes": results}
     target = common.publish("training_size", folder, quick=arguments.quick, document=told)
     draw(target.with_suffix(".png"), settings, results)

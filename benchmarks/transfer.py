@@ -17,7 +17,8 @@ Nothing is chosen here: the strengths of the methods are those that did best on 
 (all relations, those held out here too) in a first look at 600 training questions. Detectors and bins are fitted on 200
 held-out questions of the source, the temperature of "sft + temperature" on 300 (these 200 among them). "sft + oracle
 temperature" is out of a user's reach: it is fitted on answered questions of the target itself, each half of the test
-questions for the other half, and tells what one number could do at best. "tempered" needs no held-out question.
+questions for the other half, and tells what one number could do at best. "tempered" needs no held-out question; its T
+is fixed before the first step (`tempered_parts.py` has it fitted again, too).
 
 DIR (default: ../shared/data beside the repository) holds the folders arc_easy, arc_challenge, openbookqa and mmlu with
 one JSONL file a split; `world-facts` needs none. Scores are kept as they come; several processes may share one folder.
