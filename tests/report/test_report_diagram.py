@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from caltune.errors import InputError
-from caltune.report.curves import Coverage, compute_coverage, course_range, draw_course, draw_coverage, read_course
+from caltune.report.curves import (
+    Course,
+    Coverage,
+    compute_coverage,
+    course_range,
+    describe_course,
+    draw_course,
+    draw_coverage,
+    read_course,
+)
 from caltune.report.diagram import Diagram, compute_diagram, describe_diagram, draw_diagram, save_diagram
 from caltune.types import Predictions
 
@@ -163,6 +172,8 @@ def test_a_course_ends_with_the_last_of_two_evaluations_at_one_epoch() -> None:
     course = read_course(rows)
     assert course is not None
     assert course.accuracy == (0.5, 0.8, 0.7)
+    assert describe_course(course).endswith(" At the end it steps to the weights that were kept.")
+    assert "steps" not in describe_course(Course((0, 3), (0.5, 0.8), (0.9, 0.9), ()))
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,10 @@ def describe_course(course: Course) -> str:
     words = (
         f"Accuracy {_from_to(course.accuracy, 100, 1)}\u00a0%, confidence {_from_to(course.confidence, 100, 1)}\u00a0%"
     )
-    return words + (f", ECE {_from_to(course.ece, 1, 3)}." if course.ece else ".")
+    words += f", ECE {_from_to(course.ece, 1, 3)}." if course.ece else "."
+    return words + (
+        " At the end it steps to the weights that were kept." if course.epochs[-2] == course.epochs[-1] else ""
+    )
 
 
 def _from_to(values: tuple[float, ...], factor: float, digits: int) -> str:
