@@ -94,25 +94,31 @@ def test_windows_are_as_told_and_recover_a_planted_scale() -> None:
     """Answers drawn from softmax(z / 2) at first and softmax(z / 5) later, z divided by whatever T is at the time."""
     draw = np.random.default_rng(0)
     config = SimpleNamespace(option_temperature=1.0)
-    accelerator = SimpleNamespace(unwrap_model=lambda _: SimpleNamespace(config=config), gather=lambda values: values)
+    model = torch.nn.Module()
+    model.config = config  # type: ignore[assignment]
+    accelerator = SimpleNamespace(unwrap_model=lambda _: model, gather=lambda values: values)
     args = SimpleNamespace(option_temperature_refit=True)
     trainer: Any = SimpleNamespace(
         accelerator=accelerator, args=args, state=SimpleNamespace(epoch=0.0), model=None, has_ordinary=False
     )
     refit = OptionTemperature(trainer)
     seen: list[tuple[np.ndarray, int]] = []
+    again = AnswerOutputs(torch.arange(10), torch.full((10, 4), 9.0), *[torch.zeros(10)] * 3, batch=None)
     for step in range(1, 101):
         z = draw.normal(scale=8, size=(10, 4))
         p = torch.tensor(z / (2 if step <= 40 else 5)).softmax(-1).numpy()
         labels = [int(draw.choice(4, p=row)) for row in p]
         seen += zip(z, labels, strict=True)
         divided = torch.tensor(z / config.option_temperature)
-        rows, none = torch.arange(10), torch.zeros(0)
+        rows, none = torch.arange(10 * step, 10 * step + 10), torch.zeros(0)
         outputs = AnswerOutputs(
             rows, divided, torch.tensor(labels), none, none, batch=None, temperature=config.option_temperature
         )
         assert refit.noted(outputs) is outputs
+        if step > 1:  # answered once more, as where several processes share the last batch
+            refit.noted(again)
         refit.on_step_end()
+        again = outputs
         # n seen -> w: none of 60; all of 70 and of 120; 128 of 130 to 250; half of 260 to 510; 256 after that.
         n = 10 * step
         w = 0 if n <= 60 else n if n <= 120 else 128 if n <= 250 else n // 2 if n <= 510 else 256
@@ -141,7 +147,7 @@ def test_ordinary_rows_and_accumulated_batches_are_no_other_answers(tmp_path: Pa
     trainer = build("SFT", tmp_path, **{**HOW, "train": mixed, "learning_rate": 0.0}, gradient_accumulation_steps=2)
     trainer.train()
     expected = score(tiny_model(), tiny_tokenizer(), QUESTIONS[20:40])  # half of the 40 questions, not of the 60 rows
-    assert trainer.tempering.seen == 40
+    assert len(trainer.tempering.seen) == 40
     assert option_temperature(trainer.model) == pytest.approx(fit_temperature(expected).temperature, rel=1e-3)
 
 
@@ -152,18 +158,78 @@ def test_resuming_equals_not_stopping(tmp_path: Path, stop: int) -> None:
     whole.train()
     build("Tempered", tmp_path, **HOW, callbacks=[StopAt(stop)]).train()
     state = strict_json(tmp_path / f"checkpoint-{stop}" / STATE_FILE)
-    assert state["first_pass"]["seen"] == min(10 * stop, 60)
+    assert state["first_pass"]["seen"] == list(range(min(10 * stop, 60)))
     rest = build("Tempered", tmp_path, **HOW)
     rest.train(resume_from_checkpoint=True)
     assert option_temperature(rest.model) == option_temperature(whole.model)
     assert_same(weights(rest.model), weights(whole.model))
 
 
-def test_a_second_training_begins_anew(tmp_path: Path) -> None:
-    trainer = build("SFT", tmp_path, **HOW, max_steps=3)
+@pytest.mark.usefixtures("after_twenty")
+def test_a_model_that_is_trained_once_more_keeps_its_own(tmp_path: Path) -> None:
+    """It has learned from these questions; only those that it has not are answers before learning."""
+    trainer = build("SFT", tmp_path, **{**HOW, "option_temperature": 0.0}, max_steps=6)
     trainer.train()
+    fitted, noted = option_temperature(trainer.model), trainer.tempering.answers
     trainer.train()
-    assert trainer.tempering.seen == 30
+    assert option_temperature(trainer.model) == fitted
+    assert trainer.tempering.answers == noted
+    trainer.model = tiny_model()  # as a search over settings brings another
+    trainer.train()
+    assert trainer.tempering.answers != noted
+
+
+@pytest.mark.usefixtures("after_twenty")
+def test_it_moves_between_steps_and_not_by_an_evaluation(tmp_path: Path) -> None:
+    class Parts(Steps):
+        """T after each part of a step."""
+
+        def on_substep_end(self, *_: Any, model: Any, **__: Any) -> None:
+            self.temperatures.append(option_temperature(model))
+
+    found = []
+    for strategy in ("no", "steps"):
+        watch = Parts(20)
+        how = {"learning_rate": 0.1, "gradient_accumulation_steps": 2, "eval_strategy": strategy, "eval_steps": 1}
+        asked = drawn_answers(tiny_questions(30, prefix="e"))
+        build("SFT", tmp_path, **HOW, **how, evaluation=asked, callbacks=[watch]).train()
+        found.append(watch.temperatures)
+    assert found[0] == found[1]
+    assert found[0][1::2] == [*found[0][2::2], found[0][-1]]  # a step's first part has the T that the one before left
+    assert len(set(found[0])) == 4  # the first, and one of each step of the first epoch
+
+
+@pytest.mark.usefixtures("after_twenty")
+def test_going_on_after_questions_of_more_options(tmp_path: Path) -> None:
+    """Answers are as wide as the widest question of all data sets."""
+    three = [replace(q, options=q.options[:3], answer=min(q.answer, 2)) for q in QUESTIONS]
+    assert {len(q.options) for q in three} == {2, 3}
+    how = {**HOW, "train": three}
+    build("SFT", tmp_path, **how, callbacks=[StopAt(2)]).train()
+    whole, rest = (
+        build("SFT", tmp_path / "whole", **how),
+        build("SFT", tmp_path, **how, evaluation=tiny_questions(9, prefix="e")),
+    )
+    whole.train()
+    rest.train(resume_from_checkpoint=True)
+    assert option_temperature(rest.model) == option_temperature(whole.model)
+
+
+@pytest.mark.parametrize("method", ["RCFT", "CogCalib"])
+def test_what_is_fitted_under_one_is_not_applied_under_another(tmp_path: Path, method: str) -> None:
+    with pytest.raises(InputError, match=f"option_temperature_refit must be False for {method}Config: what it fits"):
+        build(method, tmp_path, option_temperature=0.0, option_temperature_refit=True)
+
+
+def test_a_checkpoint_of_before_it_was_thought_of_is_without(tmp_path: Path) -> None:
+    build("SFT", tmp_path, **{**HOW, "option_temperature_refit": False}, callbacks=[StopAt(2)]).train()
+    path = tmp_path / "checkpoint-2" / STATE_FILE
+    state = strict_json(path)
+    del state["of"]["option_temperature_refit"]
+    path.write_text(json.dumps(state), encoding="utf-8")
+    with pytest.raises(InputError, match="option_temperature_refit must be as before, False, got True"):
+        build("SFT", tmp_path, **HOW).train(resume_from_checkpoint=True)
+    build("SFT", tmp_path, **{**HOW, "option_temperature_refit": False}).train(resume_from_checkpoint=True)
 
 
 def test_a_checkpoint_tells_whether_it_was_refitted(tmp_path: Path) -> None:

@@ -87,9 +87,8 @@ class Checkpoints(Trainer):
         # Without weights there transformers has warned, and kept the last ones.
         if [*best.glob("*model*.safetensors"), *best.glob("*model*.bin")]:
             self._left = best.name.rpartition("-")[2]
-        if self._config.option_temperature_refit:  # it may have been another one then
             found = [path for name in (TEMPERATURE_FILE, "config.json") if (path := best / name).is_file()]
-            for path in found[:1]:
+            for path in found[:1] if self._config.option_temperature_refit else []:  # it may have been another one then
                 kept = json.loads(path.read_text(encoding="utf-8"))["option_temperature"]
                 self.accelerator.unwrap_model(self.model).config.option_temperature = kept
 
@@ -202,7 +201,7 @@ class Checkpoints(Trainer):
         if "of" not in state:
             raise InputError(f"{path}: must tell its method under 'of', got none; it is an earlier caltune's")
         present = self._state_of(whole=True)
-        for name, saved in state["of"].items():
+        for name, saved in {"option_temperature_refit": False, **state["of"]}.items():  # older ones do not tell
             if present.get(name) != saved:
                 raise InputError(f"{checkpoint}: {name} must be as before, {saved!r}, got {present.get(name)!r}")
         if self.method_state() and not state["method"]:

@@ -64,9 +64,10 @@ class CalibrationConfig(SFTConfig):
         default=False,
         metadata={
             "help": "Fit T again after each step of the first epoch, to the answers given before a question was "
-            "learned from."
+            "learned from; option_temperature is where it begins."
         },
     )
+    fits_under_temperature = False  # whether the method fits something to probabilities, which T decides
 
     def __post_init__(self) -> None:
         for name in ("gradient_accumulation_steps", "per_device_train_batch_size", "per_device_eval_batch_size"):
@@ -105,9 +106,11 @@ class CalibrationConfig(SFTConfig):
         if self.option_temperature is not None and self.answer_loss == "tokens":
             raise InputError("option_temperature has no part in answer_loss tokens: take options")
         if self.option_temperature_refit and self.option_temperature is None:
-            raise InputError(
-                "option_temperature_refit needs an option_temperature to begin with, 0 or a number, got None"
-            )
+            how = "give 0 or a number, or set option_temperature_refit to False"
+            raise InputError(f"option_temperature_refit needs an option_temperature to begin with: {how}, got None")
+        if self.option_temperature_refit and self.fits_under_temperature:
+            what = "what it fits under one T would be applied under another"
+            raise InputError(f"option_temperature_refit must be False for {type(self).__name__}: {what}")
         # Both act in TRL's own loss, which is not used here.
         require("loss_type", self.loss_type, ("nll",))
         require("label_smoothing_factor", self.label_smoothing_factor, (0,))

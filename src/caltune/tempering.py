@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,19 +36,27 @@ class OptionTemperature(TrainerCallback):
 
     Later ones are of a model more like the one that is left, and more of them give a steadier T. Where no T is best the
     last one stands. After the first epoch it stays: answers to questions learned from are surer than they should be.
+    For the same reason a question counts once, though it comes again where several processes share the last batch; and
+    where a trainer trains its model once more T is not fitted anew.
+
+    Dropout is on in a training step, so that a refitted T is that of the model with dropout.
     """
 
     def __init__(self, trainer: CalibrationTrainer) -> None:
         self.trainer = trainer
-        self.seen = 0  # answers of the first pass so far
-        self.answers: list[list[float]] = []  # the latest of them: each question's undivided logits, and its label
-        self.step: list[torch.Tensor] = []  # those of the present step
+        self.seen: set[int] = set()  # rows of the questions that were answered in a training step so far
+        self.answers: list[list[float]] = []  # the latest of their answers: the label, and the undivided logits
+        self.step: list[tuple[torch.Tensor, torch.Tensor]] = []  # rows and answers of the present step
+        self.trained: weakref.ref[Any] | None = None  # the model that has learned from them
 
     def on_train_begin(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
         if state.global_step or args.option_temperature is None:
             return  # what a checkpoint says holds
-        self.seen, self.answers, self.step = 0, [], []
-        config = self.trainer.accelerator.unwrap_model(self.trainer.model).config
+        self.step = []
+        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        if self.trained is not None and self.trained() is model:
+            return
+        self.seen, self.answers, config = set(), [], model.config
         config.option_temperature = args.option_temperature or 1.0
         if not args.option_temperature:
             rows = self.trainer.train_rows
@@ -64,35 +73,42 @@ class OptionTemperature(TrainerCallback):
         """The same outputs, kept where they are of a first pass; all processes must call this for each batch."""
         if self.trainer.args.option_temperature_refit and (self.trainer.state.epoch or 0) < 1:
             logits = outputs.option_logits.detach().float() * outputs.temperature
-            both = torch.cat([logits, outputs.labels[:, None].float()], dim=1)
-            _, both = outputs.gathered(self.trainer.accelerator, both, uneven=self.trainer.has_ordinary)
-            self.step.append(both)
+            both = torch.cat([outputs.labels[:, None].float(), logits], dim=1)
+            self.step.append(outputs.gathered(self.trainer.accelerator, both, uneven=self.trainer.has_ordinary))
         return outputs
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
+        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        self.trained = weakref.ref(model)
         if not self.step:
             return
-        new = torch.cat(self.step).cpu().tolist()
+        rows, answers = (torch.cat(parts).tolist() for parts in zip(*self.step, strict=True))
         self.step = []
-        self.seen += len(new)
-        self.answers = [*self.answers, *new][-WINDOW[1] :]
-        if self.seen < LEAST_SEEN:
+        for row, answer in zip(rows, answers, strict=True):
+            # What is no number is left to the checks for a training that diverges.
+            if row not in self.seen and not any(np.isnan(value) or np.isposinf(value) for value in answer):
+                self.answers.append(answer)
+            self.seen.add(row)
+        self.answers = self.answers[-WINDOW[1] :]
+        if len(self.seen) < LEAST_SEEN or not self.answers:
             return
-        window = np.array(self.answers[-min(max(self.seen // 2, WINDOW[0]), WINDOW[1]) :])
-        scores = OptionLogits(tuple(map(str, range(len(window)))), window[:, :-1], window[:, -1].astype(int))
+        window = self.answers[-min(max(len(self.seen) // 2, WINDOW[0]), WINDOW[1]) :]
+        width = max(map(len, window))  # that of the data sets, which an evaluation may have changed since
+        padded = np.array([answer + [-np.inf] * (width - len(answer)) for answer in window])
         try:
-            fitted = fit_temperature(scores)
+            scores = OptionLogits(tuple(map(str, range(len(window)))), padded[:, 1:], padded[:, 0].astype(int))
+            model.config.option_temperature = fit_temperature(scores).temperature
         except InputError:  # all right or none better than chance, as a small window may be
             return
-        self.trainer.accelerator.unwrap_model(self.trainer.model).config.option_temperature = fitted.temperature
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold to go on exactly in the first epoch; null is an option that is not there."""
         answers = [[None if np.isneginf(value) else value for value in answer] for answer in self.answers]
-        return {"seen": self.seen, "answers": answers} if self.trainer.args.option_temperature_refit else {}
+        given = {"seen": sorted(self.seen), "answers": answers}
+        return given if self.trainer.args.option_temperature_refit else {}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take over what `state` gave."""
-        self.seen, self.step = state.get("seen", 0), []
+        self.seen, self.step = set(state.get("seen", [])), []
         answers = state.get("answers", [])
         self.answers = [[-np.inf if value is None else value for value in answer] for answer in answers]

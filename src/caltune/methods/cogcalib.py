@@ -66,6 +66,8 @@ class CogCalibConfig(CalibrationConfig):
         },
     )
 
+    fits_under_temperature = True
+
     def __post_init__(self) -> None:
         super().__post_init__()
         require("penalty", self.penalty, ("label-smoothing", "margin", "entropy"))

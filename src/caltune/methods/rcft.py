@@ -78,6 +78,8 @@ class RCFTConfig(CalibrationConfig):
         default=0.0, metadata={"help": "Share of the old A_m that an E-step keeps; 0 forgets it."}
     )
 
+    fits_under_temperature = True
+
     def __post_init__(self) -> None:
         super().__post_init__()
         require("bin_accuracy_source", self.bin_accuracy_source, ("train", "held-out", "first-pass", "cross-fitted"))

@@ -26,7 +26,8 @@ class TemperedConfig(CalibrationConfig):
     """`CalibrationConfig` with all parts on: T fitted, and again in the first epoch, and the average over all steps."""
 
     option_temperature: float | None = field(
-        default=0.0, metadata={"help": "T; 0 fits it to the untrained model's answers to training questions."}
+        default=0.0,
+        metadata={"help": "T before the first step; 0 fits it to the untrained model's answers to training questions."},
     )
     option_temperature_refit: bool = field(
         default=True,
