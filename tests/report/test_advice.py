@@ -187,7 +187,7 @@ def test_accuracy_is_lost_where_the_paired_difference_says_so():
 def test_a_model_that_knows_little_is_not_sent_to_tempered():
     """0.32 = k + (1 − k) / 4 gives k = 0.093, below 0.1, though it is clearly above guessing; 0.33 gives 0.107."""
     _, rows = advice(diagnosis(0.32))
-    assert rows["because"].startswith("it knows little; from there sft with a temperature beat tempered")
+    assert rows["because"].startswith("it knows little; from there tempered was no better")
     assert " train sft " in rows["train"]
     assert " train tempered " in advice(diagnosis(0.33))[1]["train"]
     _, rows = advice(diagnosis(0.32), setting=TRAINED)

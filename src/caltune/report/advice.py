@@ -180,7 +180,7 @@ def _choice(
         return f"the model before, or train that anew ({method})", why, method
     if _knows_little(found):
         first, then = "another prompt (--answers, --template)", "plain fine-tuning (sft), then temperature scaling"
-        why = "it knows little; from there sft with a temperature beat tempered (NLL) in two of our three benchmarks"
+        why = "it knows little; from there tempered was no better (NLL) than sft with a temperature in our benchmarks"
         if found.accuracy.high < found.chance:
             why = "it is right less often than guessing is: look at the labels and the prompt (caltune data) first"
         elif name == "vector":
