@@ -17,7 +17,7 @@ overconfidence at each E-step); and plain fine-tuning on option scores that are 
 
 Scores are written to DIR as they come, and what is there is not done again; several processes may share one DIR. The
 tables go to standard output and, as JSON, to `benchmarks/results/rcft-parts-PART.json` with a picture beside it (with
-`--quick` into DIR only). In two processes on two cores `sources` takes 53 minutes, `schedule` 45 by an estimate;
+`--quick` into DIR only). In two processes on two cores `sources` takes 53 minutes, `schedule` 30 a seed;
 `--minutes 40` keeps a part under an hour, and the same command goes on where it stopped.
 """
 
