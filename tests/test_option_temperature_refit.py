@@ -103,7 +103,7 @@ def test_windows_are_as_told_and_recover_a_planted_scale() -> None:
     )
     refit = OptionTemperature(trainer)
     seen: list[tuple[np.ndarray, int]] = []
-    again = AnswerOutputs(torch.arange(10), torch.full((10, 4), 9.0), *[torch.zeros(10)] * 3, batch=None)
+    earlier: list[AnswerOutputs] = []
     for step in range(1, 101):
         z = draw.normal(scale=8, size=(10, 4))
         p = torch.tensor(z / (2 if step <= 40 else 5)).softmax(-1).numpy()
@@ -115,10 +115,10 @@ def test_windows_are_as_told_and_recover_a_planted_scale() -> None:
             rows, divided, torch.tensor(labels), none, none, batch=None, temperature=config.option_temperature
         )
         assert refit.noted(outputs) is outputs
-        if step > 1:  # answered once more, as where several processes share the last batch
+        for again in earlier[-1:]:  # as where several processes share the last batch
             refit.noted(again)
         refit.on_step_end()
-        again = outputs
+        earlier.append(outputs)
         # n seen -> w: none of 60; all of 70 and of 120; 128 of 130 to 250; half of 260 to 510; 256 after that.
         n = 10 * step
         w = 0 if n <= 60 else n if n <= 120 else 128 if n <= 250 else n // 2 if n <= 510 else 256
@@ -170,7 +170,7 @@ def test_a_model_that_is_trained_once_more_keeps_its_own(tmp_path: Path) -> None
     """It has learned from these questions; only those that it has not are answers before learning."""
     trainer = build("SFT", tmp_path, **{**HOW, "option_temperature": 0.0}, max_steps=6)
     trainer.train()
-    fitted, noted = option_temperature(trainer.model), trainer.tempering.answers
+    fitted, noted = option_temperature(trainer.model), list(trainer.tempering.answers)
     trainer.train()
     assert option_temperature(trainer.model) == fitted
     assert trainer.tempering.answers == noted

@@ -36,8 +36,8 @@ class OptionTemperature(TrainerCallback):
 
     Later ones are of a model more like the one that is left, and more of them give a steadier T. Where no T is best the
     last one stands. After the first epoch it stays: answers to questions learned from are surer than they should be.
-    For the same reason a question counts once, though it comes again where several processes share the last batch; and
-    where a trainer trains its model once more T is not fitted anew.
+    For the same reason a question counts once, though it comes again where several processes share the last batch, or
+    where a trainer trains its model once more; then T goes on from where it was.
 
     Dropout is on in a training step, so that a refitted T is that of the model with dropout.
     """
